@@ -1,0 +1,1 @@
+"""Backends: from a peer's lease to the rows that make it reachable. Pure."""

@@ -1,0 +1,1 @@
+"""Values: frozen, and importing nothing else of ours."""

@@ -1,0 +1,1 @@
+"""Stores: who owns which subnet."""

@@ -1,0 +1,1 @@
+"""Tables: where rows live. The only code that changes the system."""
