@@ -44,9 +44,7 @@ class NetworkConfig:
         fields = Fields.parse(text, source)
         want4, want6 = fields.boolean("EnableIPv4", True), fields.boolean("EnableIPv6", False)
         if not (want4 or want6):
-            raise ConfigError(
-                source, "EnableIPv4", False, "true unless EnableIPv6 is true: one family is needed"
-            )
+            raise ConfigError(source, "EnableIPv4", False, "true unless EnableIPv6 is true: one family is needed")
         network = fields.network4("Network")
         ipv6_network = fields.network6("IPv6Network")
         values: dict[str, Any] = {}
@@ -65,9 +63,7 @@ class NetworkConfig:
                 fields, ipv6_network, fields.integer("IPv6SubnetLen", 0), fields.ipv6("IPv6SubnetMin"),
                 fields.ipv6("IPv6SubnetMax"), "IPv6", 64, 126,
             )  # fmt: skip
-            values.update(
-                ipv6_subnet_len=length, ipv6_subnet_min=IPv6Address(low), ipv6_subnet_max=IPv6Address(high)
-            )
+            values.update(ipv6_subnet_len=length, ipv6_subnet_min=IPv6Address(low), ipv6_subnet_max=IPv6Address(high))
         backend = fields.child("Backend")
         return cls(
             network=network if want4 else None,
@@ -91,9 +87,7 @@ def _range(
     if length == 0:
         if size > longest - 2:
             where = "IPv6Network" if prefix else "Network"
-            raise fields.error(
-                where, str(network), f"a prefix of at most {longest - 2}: four subnets must fit"
-            )
+            raise fields.error(where, str(network), f"a prefix of at most {longest - 2}: four subnets must fit")
         length = usual if size <= usual - 2 else size + 2
     elif not size + 2 <= length <= longest:
         allowed = f"from {size + 2} (the Network's prefix {size} + 2) to {longest}"
