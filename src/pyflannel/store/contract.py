@@ -56,9 +56,10 @@ class Store(Protocol):
         """
         ...
 
-    async def renew(self, lease: Lease) -> Lease:
-        """Publish *lease*'s attributes again, with a fresh TTL (a reservation stays one). Only if the key is still
-        ours, or gone while nobody else has taken the subnet: otherwise raises LeaseTaken naming the holder."""
+    async def renew(self, lease: Lease, attrs: LeaseAttrs | None = None) -> Lease:
+        """Publish *lease* again with a fresh TTL (a reservation stays one), with *attrs* instead of its own if given
+        (our address or MAC changed). Only if the key still holds a lease of the node that *lease*.attrs names, or is
+        gone while nobody else has taken the subnet: otherwise raises LeaseTaken naming the holder."""
         ...
 
     def watch(self) -> AsyncIterator[LeaseEvent]:
