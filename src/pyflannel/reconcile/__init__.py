@@ -1,0 +1,1 @@
+"""Reconcile: desired − actual, and the loop that keeps the difference empty."""
