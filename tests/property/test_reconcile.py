@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from ipaddress import IPv4Network, ip_address
 
 from hypothesis import given
@@ -64,7 +65,7 @@ def test_desired_is_what_the_last_wishes_say(asked: list[tuple[Subnets, list[Row
 
 @given(st.lists(routes, unique_by=lambda row: row.key), st.lists(routes, unique_by=lambda row: row.key))
 def test_a_diff_applied_leaves_no_diff(want: list[Route], have: list[Route]) -> None:
-    desired, actual = ({row.key: row for row in rows} for rows in (want, have))
+    desired, actual = (dict[Hashable, Route]((row.key, row) for row in rows) for rows in (want, have))
     change = diff(desired, actual)
     for row in change.remove:
         del actual[row.key]
