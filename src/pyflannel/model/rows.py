@@ -25,24 +25,28 @@ class Row(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VxlanLink:
-    """A VXLAN device (VTEP), up. Port and MTU as the kernel holds them; `local` is the outer source address."""
+    """A VXLAN device (VTEP). Port and MTU as the kernel holds them; `local` is the outer source address.
+
+    `underlay` is None for a device that is bound to none (never wanted, but it may be found).
+    """
 
     name: str
     vni: int
     port: int
-    underlay: str
-    local: IPAddress
+    underlay: str | None
+    local: IPAddress | None
     mac: str
     mtu: int
     learning: bool = False
     gbp: bool = False
+    up: bool = True
 
     @property
     def key(self) -> str:
         return self.name
 
     def __str__(self) -> str:
-        extra = (" learning" if self.learning else "") + (" gbp" if self.gbp else "")
+        extra = (" learning" if self.learning else "") + (" gbp" if self.gbp else "") + ("" if self.up else " down")
         return (
             f"link {self.name} vxlan id {self.vni} dstport {self.port} local {self.local} dev {self.underlay} "
             f"mtu {self.mtu} address {self.mac}{extra}"

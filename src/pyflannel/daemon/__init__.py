@@ -1,0 +1,1 @@
+"""The daemon: where the floors are wired together."""

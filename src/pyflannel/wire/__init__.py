@@ -1,0 +1,1 @@
+"""Formats: bytes or text to values and back. No sockets, no files."""
