@@ -39,7 +39,12 @@ class Peers:
             log.info("peer %s (%s) is gone", gone.subnets, gone.attrs.address())
         for lease in change.changed:
             self._reconciler.want(lease.subnets, self._reach(lease))
-            log.info("peer %s at %s%s", lease.subnets, lease.attrs.address(), " (unreachable)" * (lease.subnets in self.unreachable))
+            log.info(
+                "peer %s at %s%s",
+                lease.subnets,
+                lease.attrs.address(),
+                " (unreachable)" * (lease.subnets in self.unreachable),
+            )
         return change
 
     def assume(self, leases: Iterable[Lease]) -> None:

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-
-from pyflannel.model.errors import ConfigError
-from pyflannel.model.node import Node
-from pyflannel.node.facts import Facts
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 IFF_UP = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_TXQLEN, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 5, 13, 18, 20
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-VX_ID, VX_LINK, VX_LOCAL, VX_LEARNING, VX_PORT, VX_LOCAL6, VX_GBP = 1, 3, 4, 7, 15, 17, 25
+VX_ID, VX_LINK, VX_LOCAL, VX_LEARNING, VX_PORT, VX_LOCAL6, VX_GBP = 1, 3, 4, 7, 15, 17, 23
 
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, device type, index, flags, change mask
 
 
-def vxlan_create(row: VxlanLink, alias: str, names: Names) -> Request:
+def vxlan_create(row: VxlanLink, names: Names) -> Request:
     """A new VXLAN device, down: flannel's attributes (backends reference, 3.2). The kernel takes no alias here.
 
     Raises KeyError if the underlay is unknown.

@@ -36,6 +36,7 @@ _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix len, flags, scope, index
 
 RT_TABLE_MAIN, RTN_UNICAST, RTN_BLACKHOLE, RTNH_F_ONLINK, RTM_F_CLONED = 254, 1, 6, 4, 0x200
+RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 253, 255
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 7, 9, 15
 NDA_DST, NDA_LLADDR, NUD_PERMANENT, NTF_SELF = 1, 2, 0x80, 2
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
@@ -78,6 +79,9 @@ def network_of(family: int, data: bytes, length: int) -> IPNetwork:
 def route_request(kind: int, flags: int, route: Route, names: Names) -> Request:
     """RTM_NEWROUTE or RTM_DELROUTE for *route*. Raises KeyError if its device is unknown."""
     net, deleting = route.destination, kind == RTM_DELROUTE
+    scope = 0 if route.gateway or route.blackhole or net.version == 6 else RT_SCOPE_LINK
+    if deleting:
+        scope = RT_SCOPE_NOWHERE  # matches any
     head = _RTMSG.pack(
         family_of(net),
         net.prefixlen,
@@ -85,7 +89,7 @@ def route_request(kind: int, flags: int, route: Route, names: Names) -> Request:
         0,
         RT_TABLE_MAIN,
         route.protocol,
-        0 if route.gateway or route.blackhole or deleting or net.version == 6 else 253,  # link scope: no gateway
+        scope,
         RTN_BLACKHOLE if route.blackhole else RTN_UNICAST,
         RTNH_F_ONLINK if route.onlink else 0,
     )
@@ -191,10 +195,14 @@ def fdb_request(kind: int, flags: int, row: FdbEntry, names: Names) -> Request:
 
 
 def neighbours_dump(family: int, index: int = 0) -> Request:
-    """Neighbours of *family*, or (AF_BRIDGE) FDB entries of the device with *index*."""
-    if family == AF_BRIDGE:  # the bridge dump still takes an ifinfomsg
-        return Request(RTM_GETNEIGH, F_DUMP, struct.pack("=BxHiII", AF_BRIDGE, 0, index, 0, 0))
-    return Request(RTM_GETNEIGH, F_DUMP, _NDMSG.pack(family, 0, 0, 0, 0))
+    """Neighbours of *family*, or (AF_BRIDGE) FDB entries of the device with *index*. For strict sockets."""
+    return Request(RTM_GETNEIGH, F_DUMP, _NDMSG.pack(family, index, 0, 0, 0))
+
+
+def neighbour_device(body: bytes) -> tuple[int, int]:
+    """Family and device index of a neighbour or FDB message."""
+    family, index, _, _, _ = _NDMSG.unpack_from(body)
+    return family, index
 
 
 def parse_neighbour(body: bytes, names: Names) -> Neighbour | FdbEntry | None:

@@ -1,0 +1,17 @@
+"""Tests that need root say so, and skip loudly without it; in CI nothing may skip for want of it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    if os.environ.get("CI") == "true":
+        raise pytest.UsageError("CI must run as root: tests in network namespaces may not be skipped there")
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root: run `sudo make test`"))
