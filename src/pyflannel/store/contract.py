@@ -10,11 +10,13 @@ Rule 5: no call hangs: each has a deadline and ends in StoreUnreachable.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from pyflannel.model.lease import Lease, LeaseAttrs, LeaseEvent, Subnets
 from pyflannel.model.network import NetworkConfig
+
+PRESENCE_TTL_S = 60  # Ours to tune: how long a node that fell silent still counts as alive
 
 
 class Store(Protocol):
@@ -62,7 +64,12 @@ class Store(Protocol):
         gone while nobody else has taken the subnet: otherwise raises LeaseTaken naming the holder."""
         ...
 
-    def watch(self) -> AsyncIterator[LeaseEvent]:
+    async def announce(self, attrs: LeaseAttrs, name: str, ident: str) -> None:
+        """Say that the node called *name* lives at *attrs*' public address; to be repeated within PRESENCE_TTL_S.
+        *ident* is what tells it from a clone. Raises AddressInUse, naming both, if another node says so."""
+        ...
+
+    def watch(self) -> AsyncGenerator[LeaseEvent, None]:
         """First a Snapshot, then each change; a new Snapshot whenever continuity was lost. Our own lease's events
         are among them. Never ends by itself and never raises StoreError: it reconnects with backoff (and says so
         through `contact`)."""

@@ -1,0 +1,81 @@
+"""The last good state on disk: what a node starts from when the store doesn't answer at boot."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyflannel.model.errors import FlannelError
+from pyflannel.model.lease import Lease
+from pyflannel.store.keys import decode_key, decode_value, encode_key, encode_value
+
+log = logging.getLogger(__name__)
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The config's text, our lease, our peers' leases, and when that was known (Unix seconds)."""
+
+    config: str
+    own: Lease
+    peers: tuple[Lease, ...]
+    at: float
+
+    def to_text(self) -> str:
+        leases = {encode_key(lease.subnets): [encode_value(lease.attrs), lease.expires] for lease in self.peers}
+        own = [encode_key(self.own.subnets), encode_value(self.own.attrs), self.own.expires]
+        return json.dumps({"version": VERSION, "at": self.at, "config": self.config, "own": own, "peers": leases})
+
+    @classmethod
+    def from_text(cls, text: str, source: str) -> Checkpoint:
+        """Raises ValueError, KeyError, TypeError or FlannelError if *text* is none."""
+        data = json.loads(text)
+        if data["version"] != VERSION:
+            raise ValueError(f"version {data['version']}")
+        key, value, expires = data["own"]
+        own = _lease(key, value, expires, source)
+        peers = tuple(_lease(key, value, expires, source) for key, (value, expires) in data["peers"].items())
+        return cls(str(data["config"]), own, peers, float(data["at"]))
+
+
+def _lease(key: str, value: str, expires: float | None, source: str) -> Lease:
+    subnets = decode_key(key)
+    if subnets is None:
+        raise ValueError(f"{key} names no subnet")
+    return Lease(subnets, decode_value(value, source), expires)
+
+
+def load(path: Path) -> Checkpoint | None:
+    """The checkpoint at *path*; None if there is none, or (said in the log) it can't be read."""
+    try:
+        return Checkpoint.from_text(path.read_text(), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, FlannelError) as error:
+        log.warning("the checkpoint %s can't be used: %s", path, error)
+        return None
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write it so that a crash leaves the old or the new one. Raises OSError."""
+    write_atomically(path, checkpoint.to_text(), 0o600)
+
+
+def write_atomically(path: Path, text: str, mode: int) -> None:
+    """Replace *path* by *text* in one step, with *mode* whatever the umask. Makes its folder (0755)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""The embedded store: a file that the daemons of one machine share."""
