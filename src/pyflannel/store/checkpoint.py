@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyflannel.model.errors import FlannelError
 from pyflannel.model.lease import Lease
 from pyflannel.store.keys import decode_key, decode_value, encode_key, encode_value
+from pyflannel.wire.files import write_atomically
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -63,19 +63,3 @@ def load(path: Path) -> Checkpoint | None:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write it so that a crash leaves the old or the new one. Raises OSError."""
     write_atomically(path, checkpoint.to_text(), 0o600)
-
-
-def write_atomically(path: Path, text: str, mode: int) -> None:
-    """Replace *path* by *text* in one step, with *mode* whatever the umask. Makes its folder (0755)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

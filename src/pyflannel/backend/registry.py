@@ -1,0 +1,24 @@
+"""Backends by the name in the config: entry points `pyflannel.backends`, so that other packages can add one."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from pyflannel.backend.contract import Factory
+from pyflannel.model.errors import ConfigError
+from pyflannel.model.network import SOURCE, NetworkConfig
+
+GROUP = "pyflannel.backends"
+
+
+def factory(config: NetworkConfig) -> Factory:
+    """The factory of the config's Backend.Type. Raises ConfigError that lists what there is."""
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    entry = found.get(config.backend_type)
+    if entry is None:
+        hint = ""
+        if config.backend_type == "udp":
+            hint = ' (without a "Backend" flannel means udp, which is not in this version)'
+        raise ConfigError(SOURCE, "Backend.Type", config.backend_type, f"one of {', '.join(sorted(found))}{hint}")
+    made: Factory = entry.load()
+    return made

@@ -1,0 +1,1 @@
+"""The commands: flanneld, flannelctl, mk-docker-opts."""

@@ -1,0 +1,70 @@
+"""The flanneld command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import NoReturn
+
+from pyflannel import __version__
+from pyflannel.cli.options import HelpAsked, Options, UsageError, parse, usage
+from pyflannel.model.errors import FlannelError
+
+log = logging.getLogger("pyflannel.flanneld")
+
+
+def main() -> NoReturn:
+    """Exit codes: 0 stopped, revoked, help, version; 1 a start that failed; 2 a wrong flag or variable."""
+    try:
+        options = parse(sys.argv[1:], os.environ)
+    except HelpAsked:
+        print(usage(), file=sys.stderr)
+        sys.exit(0)
+    except UsageError as error:
+        print(f"flanneld: {error}", file=sys.stderr)
+        sys.exit(2)
+    if options.version:
+        print(f"pyflannel {__version__}", file=sys.stderr)
+        sys.exit(0)
+    sys.exit(_run(options))
+
+
+def _run(options: Options) -> int:
+    from pyflannel.daemon.flanneld import run
+    from pyflannel.daemon.logs import set_up
+    from pyflannel.daemon.tenure import Revoked
+
+    set_up(options.log_format, options.v)
+    try:
+        asyncio.run(run(options))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 0
+    except FlannelError as error:
+        log.error("%s", error)
+        return 2 if isinstance(error, UsageError) else 1
+    except PermissionError as error:
+        log.error("flanneld needs root, or the capability CAP_NET_ADMIN: %s", error)
+        return 1
+    except BaseExceptionGroup as group:
+        for cause in _leaves(group):
+            if isinstance(cause, Revoked):
+                log.error("%s. Everything in the kernel stays; a restart takes a new lease", cause)
+                return 0
+            if isinstance(cause, FlannelError):
+                log.error("%s", cause)
+                return 1
+        raise
+    return 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+if __name__ == "__main__":
+    main()

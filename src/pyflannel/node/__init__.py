@@ -1,0 +1,1 @@
+"""This host: its underlay interface and addresses, its identity."""

@@ -1,0 +1,1 @@
+"""Traffic rules: from the network config to the firewall chains wanted. Pure."""
