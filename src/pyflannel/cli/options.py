@@ -1,201 +1,187 @@
 """flanneld's options: flannel v0.28's flags and FLANNELD_* variables, and a few of ours.
 
-FLAGS is the one list of them: the parser, the help and docs/reference/flags.md are made from it.
+The fields of Options are the one list of them: the parser, the help text and docs/reference/flags.md are made from it.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar, cast
 
-from pyflannel.model.errors import ConfigError, FlannelError
+from pyflannel.cli.goflags import Flag, HelpAsked, Kind, Status, UsageError, parse_arguments, parse_environment
 
-Kind = Literal["text", "texts", "int", "bool"]
-Status = Literal["done", "accepted", "not yet", "ours"]
+T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """One flag. `status`: done as in flannel; accepted but without effect; not yet; ours (flannel has none)."""
-
-    name: str
-    kind: Kind
-    default: Any
-    help: str
-    status: Status = "done"
-    note: str = ""
+HIDDEN = "(hidden)"
+_KINDS: dict[type, Kind] = {bool: "bool", int: "int", tuple: "texts", str: "text"}
+_USERINFO = re.compile(r"//[^/,@]*@")  # http://user:password@host: a secret that doesn't belong there
+_KUBERNETES = "for the Kubernetes store, which this version lacks"
 
 
-FLAGS: tuple[Flag, ...] = (
-    Flag("etcd-endpoints", "text", "http://127.0.0.1:4001,http://127.0.0.1:2379", "etcd endpoints, a comma list"),
-    Flag("etcd-prefix", "text", "/coreos.com/network", "prefix of the keys in the store"),
-    Flag("etcd-keyfile", "text", "", "client key for etcd (PEM)"),
-    Flag("etcd-certfile", "text", "", "client certificate for etcd (PEM)"),
-    Flag("etcd-cafile", "text", "", "CA that etcd's certificate is checked against", note="honoured alone, too"),
-    Flag("etcd-username", "text", "", "user for etcd"),
-    Flag("etcd-password", "text", "", "password for etcd", note="never logged"),
-    Flag("iface", "texts", (), "interface (name or address) for traffic between nodes; several are tried in order"),
-    Flag("iface-regex", "texts", (), "the same by a regular expression; tried after --iface"),
-    Flag("iface-can-reach", "text", "", "the interface that leads to this address; tried last"),
-    Flag("subnet-file", "text", "/run/flannel/subnet.env", "file with this node's subnet and MTU"),
-    Flag("public-ip", "text", "", "IPv4 address by which other nodes reach this one"),
-    Flag("public-ipv6", "text", "", "IPv6 address by which other nodes reach this one"),
-    Flag("subnet-lease-renew-margin", "int", 60, "minutes before its end at which the lease is renewed (1 to 1439)"),
-    Flag("ip-masq", "bool", False, "masquerade traffic that leaves the network"),
-    Flag("ip-masq-fully-random-disable", "bool", False, "masquerade without fully random ports"),
-    Flag("kube-subnet-mgr", "bool", False, "Kubernetes as the store", "not yet"),
-    Flag("kube-api-url", "text", "", "URL of the Kubernetes API", "not yet"),
-    Flag("kube-annotation-prefix", "text", "flannel.alpha.coreos.com", "prefix of the node annotations", "not yet"),
-    Flag("kubeconfig-file", "text", "", "kubeconfig", "not yet"),
-    Flag("version", "bool", False, "print the version and exit"),
-    Flag("healthz-ip", "text", "0.0.0.0", "address of the health server"),
-    Flag("healthz-port", "int", 0, "port of the health server; 0: none"),
-    Flag(
-        "iptables-resync", "int", 5, "seconds between looks at iptables; 0: never", note="0 is a busy loop in flannel"
-    ),
-    Flag("iptables-forward-rules", "bool", True, "accept forwarded traffic of the network"),
-    Flag("ip-blackhole-route", "bool", False, "a blackhole route for this node's subnet"),
-    Flag("net-config-path", "text", "/etc/kube-flannel/net-conf.json", "network config in Kubernetes mode", "not yet"),
-    Flag("set-node-network-unavailable", "bool", True, "mark the node when ready", "not yet"),
-    Flag("v", "int", 0, "verbosity: 1 and more log details"),
-    Flag("vmodule", "text", "", "verbosity by file", "accepted", "for Go's source files"),
-    Flag("log_backtrace_at", "text", "", "stack trace at a log line", "accepted", "for Go's source files"),
-    Flag("store", "text", "auto", "etcd, local, or auto: etcd if any --etcd- option is given, else local", "ours"),
-    Flag("local-store", "text", "/var/lib/flannel/store.db", "file of the embedded store", "ours"),
-    Flag("state-dir", "text", "/var/lib/flannel", "folder for what survives a reboot: checkpoint, identity", "ours"),
-    Flag("node-name", "text", "", "this node's name in messages; by default NODE_NAME or the host's", "ours"),
-    Flag("log-format", "text", "text", "text or json", "ours"),
-    Flag("resync", "int", 60, "seconds between full comparisons with the kernel", "ours"),
-)
-BY_NAME = {flag.name: flag for flag in FLAGS}
-_TRUE = frozenset(["1", "t", "T", "TRUE", "true", "True"])
-_FALSE = frozenset(["0", "f", "F", "FALSE", "false", "False"])
-
-
-class UsageError(FlannelError):
-    """A flag or variable is wrong."""
-
-
-class HelpAsked(FlannelError):
-    """-h or --help."""
+def _option(
+    default: T,
+    text: str,
+    *,
+    status: Status = "done",
+    note: str = "",
+    low: int | None = None,
+    high: int | None = None,
+    choices: tuple[str, ...] = (),
+    secret: bool = False,
+    name: str = "",
+) -> T:
+    """A field of Options, with its flag."""
+    flag = Flag(name, _KINDS[type(default)], default, text, status, note, low, high, choices, secret)
+    return cast(T, field(default=default, metadata={"flag": flag}))
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """All options by name, with - as _ ; and which were given."""
+    """All options by name, with _ for -. `given` holds the flags that were set, `rest` the words after the flags."""
 
-    values: Mapping[str, Any]
-    given: frozenset[str]
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.values[name.replace("_", "-")]
-        except KeyError:
-            raise AttributeError(name) from None
+    etcd_endpoints: str = _option(
+        "http://127.0.0.1:4001,http://127.0.0.1:2379", "etcd's endpoints, a comma list; the next is used if one fails"
+    )
+    etcd_prefix: str = _option("/coreos.com/network", "prefix of the keys in the store")
+    etcd_keyfile: str = _option("", "client key for etcd (PEM)")
+    etcd_certfile: str = _option("", "client certificate for etcd (PEM)")
+    etcd_cafile: str = _option(
+        "", "CA that etcd's certificate is checked against (PEM)",
+        note="flannel ignores it without a client certificate; here it counts alone, too",
+    )  # fmt: skip
+    etcd_username: str = _option("", "user for etcd")
+    etcd_password: str = _option(
+        "", "password for etcd; better given by its variable: everybody can read a command line", secret=True,
+        note="never logged; flannel logs it",
+    )  # fmt: skip
+    iface: tuple[str, ...] = _option(
+        (), "interface (name or address) for traffic between nodes; may be repeated, tried in order"
+    )
+    iface_regex: tuple[str, ...] = _option(
+        (), "regular expression for addresses, then names, of that interface; may be repeated, tried after --iface",
+        note="Python's syntax instead of RE2's; they agree on what is used in practice",
+    )  # fmt: skip
+    iface_can_reach: str = _option("", "take the interface that leads to this address; tried last")
+    subnet_file: str = _option("/run/flannel/subnet.env", "file that tells CNI plugins this node's subnet and MTU")
+    public_ip: str = _option("", "IPv4 address by which other nodes reach this one")
+    public_ipv6: str = _option("", "IPv6 address by which other nodes reach this one")
+    subnet_lease_renew_margin: int = _option(
+        60, "minutes before its end at which the lease is renewed", low=1, high=1439
+    )
+    ip_masq: bool = _option(False, "masquerade what pods send outside the network")
+    ip_masq_fully_random_disable: bool = _option(False, "masquerade without fully random ports")
+    kube_subnet_mgr: bool = _option(False, "Kubernetes as the store", status="not yet", note=_KUBERNETES)
+    kube_api_url: str = _option("", "URL of the Kubernetes API", status="not yet", note=_KUBERNETES)
+    kube_annotation_prefix: str = _option(
+        "flannel.alpha.coreos.com", "prefix of the node annotations", status="not yet", note=_KUBERNETES
+    )
+    kubeconfig_file: str = _option("", "kubeconfig", status="not yet", note=_KUBERNETES)
+    version: bool = _option(
+        False, "print the version to standard error and exit", note="has no variable, as in flannel"
+    )
+    healthz_ip: str = _option("0.0.0.0", "address of the health server")
+    healthz_port: int = _option(
+        0, "port of the health server: /healthz, /readyz, /status; 0: none", high=65535,
+        note="/readyz tells the truth in both directions; /status is ours",
+    )  # fmt: skip
+    iptables_resync: int = _option(
+        5, "seconds between looks at iptables; 0: never", low=0,
+        note="0 is a busy loop in flannel; nftables is watched, whatever this says",
+    )  # fmt: skip
+    iptables_forward_rules: bool = _option(True, "accept forwarded traffic of the network")
+    ip_blackhole_route: bool = _option(False, "keep a blackhole route for this node's own subnet")
+    net_config_path: str = _option(
+        "/etc/kube-flannel/net-conf.json", "network config in Kubernetes mode", status="not yet", note=_KUBERNETES
+    )
+    set_node_network_unavailable: bool = _option(
+        True, "patch the node's NetworkUnavailable condition", status="not yet", note=_KUBERNETES
+    )
+    v: int = _option(0, "verbosity: 1 or more logs details")
+    vmodule: str = _option("", "verbosity by file", status="no effect", note="names flannel's source files")
+    log_backtrace_at: str = _option(
+        "",
+        "stack trace at a log line",
+        status="no effect",
+        note="names flannel's source files",
+        name="log_backtrace_at",
+    )
+    store: str = _option(
+        "auto", "where leases are kept; auto: kubernetes with --kube-subnet-mgr, etcd if any --etcd-… flag or variable "
+        "is given, else local", status="ours", choices=("auto", "etcd", "local", "kubernetes"),
+    )  # fmt: skip
+    local_store: str = _option("/var/lib/flannel/store.db", "file of the embedded store", status="ours")
+    state_dir: str = _option(
+        "/var/lib/flannel", "folder for what must survive a reboot: checkpoint of the leases, identity", status="ours"
+    )
+    node_name: str = _option("", "this node's name in messages; else $NODE_NAME, else the host's name", status="ours")
+    log_format: str = _option("text", "form of the logs", status="ours", choices=("text", "json"))
+    resync: int = _option(60, "seconds between full comparisons with the kernel", status="ours", low=1)
+    given: frozenset[str] = frozenset()
+    rest: tuple[str, ...] = ()
 
     @property
     def store_kind(self) -> str:
-        """etcd, local or kubernetes, after --store=auto is decided."""
-        if self.values["store"] != "auto":
-            return str(self.values["store"])
-        if self.values["kube-subnet-mgr"]:
+        """etcd, local or kubernetes: what --store=auto comes to."""
+        if self.store != "auto":
+            return self.store
+        if self.kube_subnet_mgr:
             return "kubernetes"
         return "etcd" if any(name.startswith("etcd-") for name in self.given) else "local"
 
     def redacted(self) -> str:
-        """What was given, for the log: no password."""
-        shown = {name: "(hidden)" if name == "etcd-password" else self.values[name] for name in sorted(self.given)}
-        return " ".join(f"{name}={value}" for name, value in shown.items()) or "all by default"
+        """What was given, on one line for the log, without secrets."""
+        words = []
+        for name in sorted(self.given):
+            flag, value = BY_NAME[name], getattr(self, _attribute(name))
+            shown = HIDDEN if flag.secret else ",".join(value) if flag.kind == "texts" else str(value)
+            words.append(f"{name}={_USERINFO.sub(f'//{HIDDEN}@', shown)}")
+        text = " ".join(words) or "all by default"
+        return (
+            f"{text}; ignored, since they follow a word that is no flag: {' '.join(self.rest)}" if self.rest else text
+        )
+
+
+def _attribute(name: str) -> str:
+    return name.replace("-", "_")
+
+
+FLAGS: tuple[Flag, ...] = tuple(
+    replace(flag, name=flag.name or item.name.replace("_", "-"))
+    for item in fields(Options)
+    if isinstance(flag := item.metadata.get("flag"), Flag)
+)
+BY_NAME: dict[str, Flag] = {flag.name: flag for flag in FLAGS}
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
-    """Go's flag syntax; the command line wins over FLANNELD_* variables. Raises UsageError, HelpAsked."""
-    values: dict[str, Any] = {flag.name: flag.default for flag in FLAGS}
-    given: set[str] = set()
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        if word == "--" or not word.startswith("-") or word == "-":
-            break
-        name, equals, value = word.removeprefix("-").removeprefix("-").partition("=")
-        if name in ("h", "help"):
-            raise HelpAsked
-        flag = BY_NAME.get(name)
-        if flag is None:
-            raise UsageError(f"unknown flag -{name}: see flanneld --help")
-        if not equals:
-            if flag.kind == "bool":
-                value = "true"
-            elif not words:
-                raise UsageError(f"flag -{name} needs a value")
-            else:
-                value = words.pop(0)
-        _put(values, flag, value, f"flag -{name}", append=name in given)
-        given.add(name)
-    for flag in FLAGS:
-        variable = "FLANNELD_" + flag.name.upper().replace("-", "_")
-        text = environment.get(variable, "")
-        if text and flag.name not in given and flag.name != "version":
-            _put(values, flag, text, f"variable {variable}", append=False)
-            given.add(flag.name)
-    _check(values)
-    if not values["node-name"]:
-        values["node-name"] = environment.get("NODE_NAME") or socket.gethostname()
-    return Options(values, frozenset(given))
-
-
-def _put(values: dict[str, Any], flag: Flag, text: str, where: str, append: bool) -> None:
-    try:
-        match flag.kind:
-            case "text":
-                values[flag.name] = text
-            case "texts":
-                values[flag.name] = (*values[flag.name], text) if append else (text,)
-            case "int":
-                values[flag.name] = _integer(text)
-            case "bool":
-                if text not in _TRUE | _FALSE:
-                    raise ValueError
-                values[flag.name] = text in _TRUE
-    except ValueError:
-        wanted = "true or false" if flag.kind == "bool" else "a whole number"
-        raise UsageError(f'{where} is "{text}", expected {wanted}') from None
-
-
-def _integer(text: str) -> int:
-    """Go's literals: 0x, 0o, 0b, a leading 0 for octal, underscores."""
-    digits = text.lstrip("+-")
-    if len(digits) > 1 and digits[0] == "0" and digits[1].isdecimal():
-        return int(text, 8)
-    return int(text, 0)
-
-
-def _check(values: Mapping[str, Any]) -> None:
-    def expect(name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise UsageError(str(ConfigError("options", f"--{name}", values[name], wanted)))
-
-    expect("subnet-lease-renew-margin", 1 <= values["subnet-lease-renew-margin"] <= 1439, "1 to 1439 minutes")
-    expect("iptables-resync", values["iptables-resync"] >= 0, "seconds, or 0 for never")
-    expect("resync", values["resync"] >= 1, "at least 1 second")
-    expect("healthz-port", values["healthz-port"] <= 65535, "a port, or 0 for none")
-    expect("store", values["store"] in ("auto", "etcd", "local", "kubernetes"), "auto, etcd or local")
-    expect("log-format", values["log-format"] in ("text", "json"), "text or json")
+    """The command line wins over FLANNELD_* variables, those over defaults. Raises UsageError, HelpAsked."""
+    parsed = parse_arguments(BY_NAME, arguments)
+    if parsed.values.get("version"):
+        return Options(version=True)  # whatever else is wrong
+    unset = {name: flag for name, flag in BY_NAME.items() if name not in parsed.values and name != "version"}
+    given: dict[str, Any] = {**parse_environment(unset, environment), **parsed.values}
+    values = {_attribute(name): value for name, value in given.items()}
+    values.setdefault("node_name", environment.get("NODE_NAME") or socket.gethostname())
+    options = Options(**values, given=frozenset(given), rest=parsed.rest)
+    if options.kube_subnet_mgr and options.store not in ("auto", "kubernetes"):
+        raise UsageError(f"--kube-subnet-mgr and --store={options.store} contradict each other: give one of them")
+    return options
 
 
 def usage() -> str:
     """The help text."""
-    lines = ["Usage: flanneld [flags]", ""]
+    lines = ["Usage: flanneld [flags]", "", "Keeps this host's part of the cluster's container network.", ""]
+    states = {"not yet": " [not in this version]", "no effect": " [accepted, no effect]"}
     for flag in FLAGS:
-        default = f" (default {flag.default})" if flag.default not in ("", (), False) else ""
-        status = {"not yet": " [not in this version]", "accepted": " [no effect]"}.get(flag.status, "")
-        lines.append(f"  -{flag.name}\n        {flag.help}{default}{status}")
-    lines += ["", "Each can be set as FLANNELD_<NAME>, with _ for -; the command line wins."]
+        default = "" if flag.default in ("", (), False) else f" (default {str(flag.default).lower()})"
+        allowed = f": {flag.allowed}" if flag.choices or flag.low is not None else ""
+        value = "" if flag.kind == "bool" else " " + {"int": "N"}.get(flag.kind, "TEXT")
+        lines += [f"  --{flag.name}{value}", f"        {flag.help}{allowed}{default}{states.get(flag.status, '')}"]
+    lines += ["", "Each can also be set by a variable: --etcd-prefix by FLANNELD_ETCD_PREFIX. The command line wins."]
     return "\n".join(lines)
 
 
-def state_dir(options: Options) -> Path:
-    return Path(options.values["state-dir"])
+__all__ = ["BY_NAME", "FLAGS", "HelpAsked", "Options", "UsageError", "parse", "usage"]

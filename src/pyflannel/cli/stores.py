@@ -5,24 +5,54 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyflannel.cli.options import Options, UsageError
+from pyflannel.model.errors import StoreError
 from pyflannel.store.contract import Store
 
 
-def open_store(options: Options) -> Store:
-    """The store that *options* name. Connects when first used. Raises ConfigError, UsageError."""
-    if options.store_kind == "kubernetes":
-        raise UsageError("Kubernetes as the store is not in this version: use etcd (--etcd-endpoints) or --store=local")
-    if options.store_kind == "local":
-        from pyflannel.store.local.store import local_store
+def open_store(options: Options, *, create: bool = True) -> Store:
+    """The store that *options* name. Connects when first used.
 
-        return local_store(Path(options.local_store), options.etcd_prefix)
+    Without *create* an embedded store that isn't there is an error instead of a new, empty one. Raises UsageError,
+    ConfigError, StoreError.
+    """
+    if options.store_kind == "kubernetes":
+        raise UsageError(
+            "Kubernetes as the store is not in this version: use etcd (--etcd-endpoints) or the embedded one "
+            "(--store=local)"
+        )
+    if options.store_kind == "local":
+        return _local(options, create)
+    return _etcd(options)
+
+
+def _local(options: Options, create: bool) -> Store:
+    path = Path(options.local_store)
+    if not create and not path.exists():
+        raise StoreError(
+            f"there is no embedded store at {path} yet: flanneld or `flannelctl config set` makes it. Is it elsewhere "
+            "(--local-store), or does this cluster use etcd (--etcd-endpoints)?"
+        )
+    from pyflannel.store.local.store import local_store
+
+    return local_store(path, options.etcd_prefix)
+
+
+def _etcd(options: Options) -> Store:
+    cert, key, ca = (
+        Path(text) if text else None for text in (options.etcd_certfile, options.etcd_keyfile, options.etcd_cafile)
+    )
+    if (cert is None) != (key is None):
+        raise UsageError("--etcd-certfile and --etcd-keyfile go together: a client certificate needs its key")
+    if bool(options.etcd_username) != bool(options.etcd_password):
+        raise UsageError("--etcd-username and --etcd-password go together (FLANNELD_ETCD_PASSWORD keeps it from ps)")
+    endpoints = [word for word in (word.strip() for word in options.etcd_endpoints.split(",")) if word]
+    if not endpoints:
+        raise UsageError("--etcd-endpoints is empty, expected http://host:port or https://host:port, a comma list")
+    if any("@" in endpoint for endpoint in endpoints):
+        raise UsageError("--etcd-endpoints holds a user or password: give them as --etcd-username, --etcd-password")
     from pyflannel.store.etcd.store import etcd_store
     from pyflannel.store.etcd.transport import TlsFiles
 
-    cert, key = options.etcd_certfile, options.etcd_keyfile
-    if bool(cert) != bool(key):
-        raise UsageError("--etcd-certfile and --etcd-keyfile go together")
-    ca = options.etcd_cafile
-    tls = TlsFiles(Path(ca) if ca else None, Path(cert) if cert else None, Path(key) if key else None)
-    endpoints = [endpoint for endpoint in options.etcd_endpoints.split(",") if endpoint]
-    return etcd_store(endpoints, options.etcd_prefix, tls, options.etcd_username, options.etcd_password)
+    return etcd_store(
+        endpoints, options.etcd_prefix, TlsFiles(ca, cert, key), options.etcd_username, options.etcd_password
+    )

@@ -106,6 +106,10 @@ class Reconciler:
                 side.retry_at = 0.0
                 if side.touched_at is None:
                     side.touched_at = self._monotonic()
+                if VxlanLink in self._sides:
+                    self._sides[
+                        VxlanLink
+                    ].dump_due = True  # it may have gone with its device
                 self._wake.set()
 
     def _expected(self, side: Side, row: Row, present: bool) -> bool:
