@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pyflannel.cli.goflags import Flag, HelpAsked, Kind, Status, UsageError, parse_arguments, parse_environment
 
@@ -18,6 +18,7 @@ T = TypeVar("T")
 HIDDEN = "(hidden)"
 _KINDS: dict[type, Kind] = {bool: "bool", int: "int", tuple: "texts", str: "text"}
 _USERINFO = re.compile(r"//[^/,@]*@")  # http://user:password@host: a secret that doesn't belong there
+_GO_FILES = "names flannel's source files"
 _KUBERNETES = "for the Kubernetes store, which this version lacks"
 
 
@@ -35,7 +36,7 @@ def _option(
 ) -> T:
     """A field of Options, with its flag."""
     flag = Flag(name, _KINDS[type(default)], default, text, status, note, low, high, choices, secret)
-    return cast(T, field(default=default, metadata={"flag": flag}))
+    return field(default=default, metadata={"flag": flag})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,7 @@ class Options:
         "flannel.alpha.coreos.com", "prefix of the node annotations", status="not yet", note=_KUBERNETES
     )
     kubeconfig_file: str = _option("", "kubeconfig", status="not yet", note=_KUBERNETES)
-    version: bool = _option(
-        False, "print the version to standard error and exit", note="has no variable, as in flannel"
-    )
+    version: bool = _option(False, "print the version to standard error and exit", note="no variable, as in flannel")
     healthz_ip: str = _option("0.0.0.0", "address of the health server")
     healthz_port: int = _option(
         0, "port of the health server: /healthz, /readyz, /status; 0: none", high=65535,
@@ -100,12 +99,12 @@ class Options:
         True, "patch the node's NetworkUnavailable condition", status="not yet", note=_KUBERNETES
     )
     v: int = _option(0, "verbosity: 1 or more logs details")
-    vmodule: str = _option("", "verbosity by file", status="no effect", note="names flannel's source files")
+    vmodule: str = _option("", "verbosity by file", status="no effect", note=_GO_FILES)
     log_backtrace_at: str = _option(
         "",
         "stack trace at a log line",
         status="no effect",
-        note="names flannel's source files",
+        note=_GO_FILES,
         name="log_backtrace_at",
     )
     store: str = _option(
@@ -138,10 +137,9 @@ class Options:
             flag, value = BY_NAME[name], getattr(self, _attribute(name))
             shown = HIDDEN if flag.secret else ",".join(value) if flag.kind == "texts" else str(value)
             words.append(f"{name}={_USERINFO.sub(f'//{HIDDEN}@', shown)}")
-        text = " ".join(words) or "all by default"
-        return (
-            f"{text}; ignored, since they follow a word that is no flag: {' '.join(self.rest)}" if self.rest else text
-        )
+        if self.rest:  # not shown: a secret may be among them
+            words.append(f"(ignored: {len(self.rest)} words after one that is no flag; a bool's value needs a =)")
+        return " ".join(words) or "all by default"
 
 
 def _attribute(name: str) -> str:
@@ -164,7 +162,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     unset = {name: flag for name, flag in BY_NAME.items() if name not in parsed.values and name != "version"}
     given: dict[str, Any] = {**parse_environment(unset, environment), **parsed.values}
     values = {_attribute(name): value for name, value in given.items()}
-    values.setdefault("node_name", environment.get("NODE_NAME") or socket.gethostname())
+    values["node_name"] = values.get("node_name") or environment.get("NODE_NAME") or socket.gethostname()
     options = Options(**values, given=frozenset(given), rest=parsed.rest)
     if options.kube_subnet_mgr and options.store not in ("auto", "kubernetes"):
         raise UsageError(f"--kube-subnet-mgr and --store={options.store} contradict each other: give one of them")
