@@ -107,9 +107,7 @@ class Reconciler:
                 if side.touched_at is None:
                     side.touched_at = self._monotonic()
                 if VxlanLink in self._sides:
-                    self._sides[
-                        VxlanLink
-                    ].dump_due = True  # it may have gone with its device
+                    self._sides[VxlanLink].dump_due = True  # it may have gone with its device
                 self._wake.set()
 
     def _expected(self, side: Side, row: Row, present: bool) -> bool:
