@@ -13,6 +13,7 @@ from pyflannel.table.contract import Scope, Touched
 from pyflannel.table.kernel import BUFFER_BYTES, SOL_NETLINK, Kernel, enlarge
 from pyflannel.table.ownership import owns_address, owns_neighbour, owns_route
 from pyflannel.wire import netlink, rtlink, rtnetlink
+from pyflannel.wire.facts import LinkInfo
 from pyflannel.wire.netlink import Message
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Monitor:
         self._socket.bind((0, 0))
         for group in GROUPS:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-        self._links: dict[int, tuple[str, bool, int, str]] = {}
+        self._links: dict[int, tuple[LinkInfo, VxlanLink | None]] = {}
         self._touched: Callable[[Touched], None] = lambda what: None
 
     def close(self) -> None:
@@ -50,7 +51,7 @@ class Monitor:
     async def watch(self, touched: Callable[[Touched], None]) -> None:
         """Report until cancelled."""
         self._touched = touched
-        self._links = {link.index: (link.name, link.up, link.mtu, link.mac) for link in self._kernel.links()}
+        self._links = {link.index: (link, None) for link in self._kernel.links()}
         loop = asyncio.get_running_loop()
         loop.add_reader(self._socket, self._read)
         touched(Touched())
@@ -91,7 +92,8 @@ class Monitor:
         if message.body[0] == rtnetlink.AF_BRIDGE:
             return  # about a bridge's port, not about the link
         present = message.type == rtlink.RTM_NEWLINK
-        now = (link.name, link.up, link.mtu, link.mac) if present else None
+        ours = link.name in self._scope.devices
+        now = (link, rtlink.parse_vxlan(message.body, self._kernel.names) if ours else None) if present else None
         before = self._links.get(link.index)
         if now == before:
             return  # statistics, carrier, wireless: nothing that we look at
@@ -100,14 +102,12 @@ class Monitor:
         else:
             self._links[link.index] = now
         self._kernel.names_stale = True
-        if link.name in self._scope.devices or (before is not None and before[0] in self._scope.devices):
+        if before is None or now is None or (before[0].name, before[0].up) != (link.name, link.up):
+            self._touched(Touched())  # routes over it may have gone unannounced
+        if ours or (before is not None and before[0].name in self._scope.devices):
             if message.pid != self._kernel.port_id:
                 self._touched(Touched(VxlanLink))
-            if before is None or now is None or before[:2] != now[:2]:
-                self._touched(Touched())
         else:
-            if before is None or now is None or before[:2] != now[:2]:
-                self._touched(Touched())  # routes over it may have gone unannounced
             self._on_underlay()
 
     def _neighbour(self, message: Message) -> None:
@@ -146,9 +146,9 @@ class Monitor:
             self._touched(Touched(Address))
             return
         row = Address(name, info.ip, info.prefix_len)
+        if message.type == rtnetlink.RTM_DELADDR:
+            self._touched(Touched(Route))  # routes whose gateway it made reachable went with it, unannounced
         if owns_address(row, self._scope):
             self._touched(Touched(Address, row, message.type == rtnetlink.RTM_NEWADDR))
-            if message.type == rtnetlink.RTM_DELADDR:
-                self._touched(Touched(Route))  # routes that name it as their source go with it
         elif name not in self._scope.devices:
             self._on_underlay()
