@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class KeyValue(Protocol):
         """Give *key* its time to live again without a new revision. False if it is gone."""
         ...
 
-    def watch(self, prefix: str, revision: int) -> AsyncIterator[list[Entry | Gone]]:
+    def watch(self, prefix: str, revision: int) -> AsyncGenerator[list[Entry | Gone], None]:
         """Changes from *revision* on, in batches (an empty one: nothing new, but it lives). Ends in Compacted,
         StoreUnreachable or StoreError."""
         ...

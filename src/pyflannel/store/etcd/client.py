@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -97,7 +97,7 @@ class Etcd:
         except (Unavailable, Refused, TimeoutError) as error:
             raise StoreUnreachable(f"{transport.endpoint}: {error or 'no answer'}") from None
 
-    async def watch(self, prefix: str, revision: int) -> AsyncIterator[list[Entry | Gone]]:
+    async def watch(self, prefix: str, revision: int) -> AsyncGenerator[list[Entry | Gone], None]:
         transport = self._transports[self._at]
         create = rpc.WatchCreateRequest(key=prefix.encode(), range_end=_after(prefix), start_revision=revision)
         try:

@@ -148,6 +148,8 @@ async def _errors() -> AsyncIterator[None]:
     except ssl.SSLError as error:
         raise Unavailable(f"TLS: {error.reason or error}") from None
     except OSError as error:
+        if isinstance(error, TimeoutError) and error.errno is None:
+            raise  # a deadline of our own
         raise Unavailable(error.strerror or str(error)) from None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,7 +96,7 @@ class Sqlite:
 
         return await self._do(work)
 
-    async def watch(self, prefix: str, revision: int) -> AsyncIterator[list[Entry | Gone]]:
+    async def watch(self, prefix: str, revision: int) -> AsyncGenerator[list[Entry | Gone], None]:
         seen = (-1, -1)
         expiry_at = 0.0
         while True:
