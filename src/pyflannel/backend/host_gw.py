@@ -46,9 +46,8 @@ class HostGw:
         """One route per family; a peer of vxlan on our link is a router like any other."""
         kind, attrs = peer.attrs.backend_type, peer.attrs
         if kind not in TYPES:
-            raise Unreachable(
-                f'its backend is "{kind or "udp, alloc or a cloud one"}", ours host-gw: give it this config'
-            )
+            theirs = kind or "udp, alloc or a cloud's"
+            raise Unreachable(f"its backend is {theirs}, ours host-gw: give it this config")
         rows: list[Row] = []
         problems: list[str] = []
         for wanted, subnet, remote in (

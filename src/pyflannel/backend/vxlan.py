@@ -148,9 +148,8 @@ class Vxlan:
     ) -> tuple[Row, ...]:
         kind = peer.attrs.backend_type
         if kind not in TYPES:
-            raise Unreachable(
-                f'its backend is "{kind or "udp, alloc or a cloud one"}", ours vxlan: give it this config'
-            )
+            theirs = kind or "udp, alloc or a cloud's"
+            raise Unreachable(f"its backend is {theirs}, ours vxlan: give it this config")
         if remote is None:
             raise Unreachable(f"it publishes no IPv{subnet.version} address: restart its flanneld")
         direct = self._direct.device(remote)
