@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
@@ -47,8 +47,8 @@ def wanted(manager: Manager) -> tuple[Chain, ...]:
 
 async def reconcile(found: FirewallTable, rows: tuple[Chain, ...]) -> Change[Chain]:
     """Bring the table to *rows*; what there was to do."""
-    actual = {row.key: row for row in await found.dump(rows)}
-    change: Change[Chain] = diff({row.key: row for row in rows}, dict(actual))
+    actual: dict[Hashable, Chain] = {row.key: row for row in await found.dump(rows)}
+    change: Change[Chain] = diff({row.key: row for row in rows}, actual)
     assert not await found.apply(change)
     return change
 

@@ -1,0 +1,86 @@
+"""The commands as an operator meets them: output, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIG = '{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}'
+
+
+def call(module: str, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"pyflannel.cli.{module}", *words]
+    return subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    path = f"--local-store={tmp_path}/s.db"
+    done = call("flannelctl", "config", path, "set", "-", text=CONFIG)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "IPv4: 10.5.0.0/16, a /24 a node from 10.5.1.0 to 10.5.255.0\nbackend: vxlan\n"
+    return path
+
+
+def test_config(store: str, tmp_path: Path) -> None:
+    assert call("flannelctl", "config", store, "get").stdout == CONFIG + "\n"
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text('{"Network": "10.5.0.0/16", "SubnetLen": 8}')
+    for verb in ("validate", "set"):
+        done = call("flannelctl", "config", store, verb, str(wrong))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert (
+            done.stderr
+            == f"flannelctl: {wrong}: SubnetLen is 8, expected a length from 18 (the Network's prefix 16 + 2) to 30\n"
+        )
+    assert call("flannelctl", "config", store, "get").stdout == CONFIG + "\n"
+
+
+def test_leases(store: str) -> None:
+    def leases(*words: str) -> subprocess.CompletedProcess[str]:
+        return call("flannelctl", "leases", store, *words)
+
+    assert leases("list").stdout == "no leases\n"
+    assert (
+        leases("reserve", "10.5.34.0/24", "--public-ip", "192.168.7.9").stdout
+        == "10.5.34.0/24 is reserved for 192.168.7.9\n"
+    )
+    (entry,) = json.loads(leases("list", "--json").stdout)
+    assert (entry["ipv4"], entry["public_ip"], entry["expires"]) == ("10.5.34.0/24", "192.168.7.9", None)
+    assert "never (reserved)" in leases("show", "10.5.34.0/24").stdout
+    assert "it is leased by 192.168.7.9" in leases("reserve", "10.5.34.0/24", "--public-ip", "192.168.7.1").stderr
+    assert "say --yes" in leases("release", "10.5.34.0/24").stderr
+    assert leases("release", "10.5.34.0/24", "--yes").stdout == "10.5.34.0/24 is free\n"
+    for words in (
+        ("show", "10.5.34.0/24"),
+        ("show", "x"),
+        ("reserve", "10.5.34.0/24"),
+        ("reserve", "10.5.34.0/24", "--public-ip", "y"),
+    ):
+        done = leases(*words)
+        assert done.returncode == 1, words
+        assert done.stderr.count("\n") == 1
+        assert "Traceback" not in done.stderr
+
+
+def test_flanneld_says_what_is_wrong() -> None:
+    for words, code, text in (
+        (("--nope",), 2, "nope"), (("--help",), 0, "flanneld"), (("--version",), 0, "pyflannel"),
+        (("--kube-subnet-mgr",), 2, "not in this version"), (("--etcd-endpoints=ftp://x:1",), 1, "--etcd-endpoints"),
+    ):  # fmt: skip
+        done = call("flanneld", *words)
+        assert (done.returncode, done.stdout) == (code, ""), done
+        assert text in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_lab_errors_are_one_line() -> None:
+    done = call("flannelctl", "lab", "ping", "--name", "nosuch")
+    assert done.returncode == 1
+    assert done.stderr == "flannelctl: no lab called nosuch is up: `flannelctl lab up --name nosuch`\n"
