@@ -22,3 +22,11 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml tools/setup
 	PACKAGES="$(PACKAGES)" PYTHON="$(PYTHON)" tools/setup
 	touch $@
+
+lab: .venv/.ready
+	$(SUDO) $(BIN)/flannelctl lab up
+
+bench: .venv/.ready
+	$(SUDO) $(BIN)/python bench/netlink.py
+	$(SUDO) $(BIN)/python bench/healing.py
+	$(SUDO) $(BIN)/python bench/control_plane.py
