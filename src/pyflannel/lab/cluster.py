@@ -74,6 +74,8 @@ class Cluster:
     def __init__(self, plan: Plan, say: Callable[[str], None] = lambda text: None) -> None:
         if not 1 <= plan.nodes <= 200:
             raise LabError(f"--nodes is {plan.nodes}, expected 1 to 200")
+        if plan.store not in ("local", "etcd"):
+            raise LabError(f"--store is {plan.store}, expected local or etcd")
         if not 1 <= len(plan.name) <= 8 or not plan.name.isalnum():
             raise LabError(f"--name is {plan.name}, expected 1 to 8 letters and digits")
         self.plan, self._say = plan, say

@@ -6,7 +6,7 @@ import os
 import signal
 
 from pyflannel.lab.cluster import Cluster
-from pyflannel.lab.node import Node
+from pyflannel.lab.node import Node, wait_for
 from pyflannel.lab.shell import run
 
 
@@ -16,8 +16,9 @@ def cut(cluster: Cluster, node: Node) -> None:
 
 
 def heal(cluster: Cluster, node: Node) -> None:
-    """Put the cable back."""
+    """Put the cable back, and wait until both ends see it (the kernel takes up to a second)."""
     run("ip", "-n", cluster.underlay, "link", "set", node.port, "up")
+    wait_for(lambda: node.exec("cat", "/sys/class/net/e0/operstate").stdout.strip() == "up", 5)
 
 
 def freeze(node: Node) -> None:

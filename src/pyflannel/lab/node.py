@@ -96,6 +96,7 @@ class Node:
         holder = subprocess.Popen(
             ["ip", "netns", "exec", self.netns, "unshare", "--mount", "--propagation", "private", "sh", "-c", script],
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # it outlives us: a caller that reads our errors must see their end
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

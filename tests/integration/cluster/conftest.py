@@ -26,7 +26,7 @@ def make(store: str) -> Iterator[Make]:
     with ExitStack() as stack:
 
         def up(wait: bool = True, **plan: Any) -> Cluster:
-            name = f"t{os.getpid() % 10_000}x{next(_count)}"
+            name = f"t{os.getpid() % 0xFFF:x}x{next(_count):x}"
             cluster = Cluster(Plan(**{"name": name, "nodes": 2, "store": store, **plan}))
             stack.callback(cluster.down)
             return cluster.up(wait)
