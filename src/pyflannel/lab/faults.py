@@ -16,9 +16,9 @@ def cut(cluster: Cluster, node: Node) -> None:
 
 
 def heal(cluster: Cluster, node: Node) -> None:
-    """Put the cable back, and wait until both ends see it (the kernel takes up to a second)."""
+    """Put the cable back, and wait until packets pass (the kernel takes up to a second)."""
     run("ip", "-n", cluster.underlay, "link", "set", node.port, "up")
-    wait_for(lambda: node.exec("cat", "/sys/class/net/e0/operstate").stdout.strip() == "up", 5)
+    wait_for(lambda: node.exec("ping", "-c1", "-W0.3", node.gateway).returncode == 0, 5)
 
 
 def freeze(node: Node) -> None:

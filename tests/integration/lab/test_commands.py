@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.lab import eventually
+
 pytestmark = pytest.mark.root
 NAME = f"c{os.getpid() % 0xFFFFF:x}"
 
@@ -46,7 +48,7 @@ def test_a_session(up: None) -> None:
     assert broken.returncode == 1
     assert "lost" in broken.stdout
     assert lab("heal", "n2").returncode == 0
-    assert lab("ping").returncode == 0
+    eventually(lambda: lab("ping").returncode == 0, 20)  # the kernel's neighbours take a second
     again = lab("up")
     assert again.returncode == 1
     assert again.stderr == f"flannelctl: a lab called {NAME} is up: `flannelctl lab down --name {NAME}` first\n"
