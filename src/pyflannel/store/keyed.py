@@ -40,6 +40,7 @@ class KeyedStore:
         self._clock, self._monotonic, self._sleep = clock, monotonic, sleep
         self._rng = rng or random.Random()
         self.contact = Contact()
+        self._read: dict[str, tuple[Entry, Lease]] = {}  # by key: a lease is read once, however often it's listed
 
     @property
     def name(self) -> str:
@@ -223,11 +224,21 @@ class KeyedStore:
         if isinstance(item, Entry):
             lease = self._lease(item)
             return None if lease is None else Added(lease)
+        self._read.pop(item.key, None)
         subnets = decode_key(item.key)
         return None if subnets is None else Removed(subnets)
 
     def _lease(self, entry: Entry) -> Lease | None:
         """The lease in *entry*; None (and a line in the log) if it can't be read."""
+        known = self._read.get(entry.key)
+        if known is not None and known[0] == entry:
+            return known[1]
+        lease = self._decode(entry)
+        if lease is not None:
+            self._read[entry.key] = (entry, lease)
+        return lease
+
+    def _decode(self, entry: Entry) -> Lease | None:
         subnets = decode_key(entry.key)
         if subnets is None:
             log.warning("%s: no subnet's key; left alone", entry.key)
