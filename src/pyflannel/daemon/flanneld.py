@@ -31,12 +31,13 @@ from pyflannel.model.node import IPNetwork, Node, Past
 from pyflannel.model.rows import Route, Row
 from pyflannel.node.choose import Wish
 from pyflannel.node.identity import identity
+from pyflannel.node.preflight import bridge_netfilter_warning, forwarding_warning
 from pyflannel.reconcile.reconciler import Reconciler
 from pyflannel.rules.traffic import Traffic, chains
 from pyflannel.store.checkpoint import Checkpoint, load, save
 from pyflannel.store.contract import PRESENCE_TTL_S, Store
 from pyflannel.table.contract import Scope, Source, Table
-from pyflannel.table.firewall import FirewallMonitor, FirewallTable, bridge_netfilter_warning, choose_manager
+from pyflannel.table.firewall import FirewallMonitor, FirewallTable, choose_manager
 from pyflannel.table.kernel import Kernel
 from pyflannel.table.links import LinksTable
 from pyflannel.table.monitor import Monitor
@@ -235,8 +236,11 @@ class Flanneld:
         """The tables, who watches them, and the rows of ours beside the backend's."""
         options = self._options
         manager = await choose_manager(config.nftables, Nftables())
+        families = (config.network is not None, config.ipv6_network is not None)
+        warnings = [forwarding_warning(*families)]
         if manager == "iptables":
-            warning = bridge_netfilter_warning(config.network is not None, config.ipv6_network is not None)
+            warnings.append(bridge_netfilter_warning(*families))
+        for warning in warnings:
             if warning:
                 log.warning("%s", warning)
         current = [net for net in (config.network, config.ipv6_network) if net is not None]

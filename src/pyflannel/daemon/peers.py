@@ -50,8 +50,7 @@ class Peers:
     def assume(self, leases: Iterable[Lease]) -> None:
         """Start from remembered leases: their rows are written, nothing is removed."""
         for lease in leases:
-            if not lease.subnets.overlaps(self.own):
-                self._reconciler.want(lease.subnets, self._reach(lease))
+            self._reconciler.want(lease.subnets, self._reach(lease))
 
     def rebuild(self, backend: Backend) -> None:
         """This node changed (an address, the underlay's routes): plan everything anew."""
@@ -71,6 +70,8 @@ class Peers:
 
     def _reach(self, peer: Lease) -> tuple[Row, ...]:
         try:
+            if peer.subnets.overlaps(self.own):
+                raise Unreachable(f"it overlaps our own {self.own}: `flannelctl leases release` the one that is stale")
             rows = self.backend.reach(peer)
         except Unreachable as error:
             if self.unreachable.get(peer.subnets) != str(error):

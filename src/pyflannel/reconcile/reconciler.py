@@ -236,7 +236,12 @@ class Reconciler:
     async def _apply(self, side: Side, change: Change[Any]) -> None:
         failures: list[Failure[Any]] = []
         if change:
-            failures = await side.table.apply(change)
+            try:
+                failures = await side.table.apply(change)
+            except OSError as error:  # nobody knows what was done: read it again, and retry
+                side.unreadable, side.dump_due = str(error), True
+                side.resume_at = self._monotonic() + side.retry_s
+                return
         failed = {failure.row.key: failure for failure in failures}
         for row in change.remove:
             if row.key not in failed:

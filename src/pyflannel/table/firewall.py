@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Literal
 
 from pyflannel.model.errors import ConfigError, TableError
@@ -119,12 +118,3 @@ async def choose_manager(wish: bool | None, nft: Nftables) -> Literal["nftables"
         raise ConfigError(SOURCE, "EnableNFTables", True, f"false, or an nft that works here ({trouble})")
     log.info("using iptables: %s", trouble)
     return "iptables"
-
-
-def bridge_netfilter_warning(ipv4: bool, ipv6: bool, base: Path = Path("/proc/sys")) -> str | None:
-    """What is wrong if bridged packets don't meet iptables; None if they do. Services then fail between pods of one
-    node."""
-    for wanted, name in ((ipv4, "bridge-nf-call-iptables"), (ipv6, "bridge-nf-call-ip6tables")):
-        if wanted and not (base / "net/bridge" / name).exists():
-            return f"net.bridge.{name} is not there: `modprobe br_netfilter`, or Services may fail within a node"
-    return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable, Iterator
 from ipaddress import IPv4Network, IPv6Network
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -17,7 +16,7 @@ from pyflannel.model.rows import Chain
 from pyflannel.reconcile.diff import diff
 from pyflannel.rules.traffic import Traffic, chains
 from pyflannel.table.contract import Change, Touched
-from pyflannel.table.firewall import FirewallMonitor, FirewallTable, bridge_netfilter_warning, choose_manager
+from pyflannel.table.firewall import FirewallMonitor, FirewallTable, choose_manager
 from pyflannel.table.nftables import Nftables
 from support.netns import Netns, inside, namespace
 
@@ -155,15 +154,13 @@ async def test_disturbances_are_told(netns: Netns) -> None:
     monitor.close()
 
 
-async def test_which_manager(tmp_path: Path) -> None:
+async def test_which_manager() -> None:
     works, missing = Nftables(), Nftables(("false",))
     assert await choose_manager(None, works) == "nftables"
     assert await choose_manager(False, works) == "iptables"
     assert await choose_manager(None, missing) == "iptables"
     with pytest.raises(ConfigError, match="EnableNFTables is True"):
         await choose_manager(True, missing)
-    assert "modprobe br_netfilter" in str(bridge_netfilter_warning(True, False, tmp_path))
-    assert bridge_netfilter_warning(False, False, tmp_path) is None
 
 
 async def test_missing_programs_are_named(netns: Netns) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pyflannel.model.lease import Subnets
 from pyflannel.model.rows import FdbEntry, Neighbour, Route, Row, VxlanLink
 from pyflannel.reconcile.reconciler import Reconciler
-from pyflannel.table.contract import Touched
+from pyflannel.table.contract import Change, Touched
 from support.kernel import FakeTable
 
 LINK = VxlanLink("flannel.1", 1, 8472, "e0", ip_address("192.168.7.1"), "02:00:00:00:00:01", 1450)
@@ -244,6 +244,29 @@ async def test_an_unreadable_table_is_read_again() -> None:
             while not reconciler.in_sync():
                 await asyncio.sleep(0.01)
         assert lab.present() == set(rows)
+
+
+async def test_a_kernel_that_does_not_answer_is_asked_again() -> None:
+    lab = Lab()
+    owner, rows = peer(2)
+    apply, left = lab.tables[Route].apply, [1]
+
+    async def silent_once(change: Change[Any]) -> Any:
+        if left:
+            left.pop()
+            raise TimeoutError("timed out")
+        return await apply(change)
+
+    lab.tables[Route].apply = silent_once  # type: ignore[method-assign]
+    lab.reconciler.sweep({owner: rows})
+    async with running(lab) as reconciler:
+        await reconciler.settle()
+        assert reconciler.problems() == ["route can't be read: timed out"]
+        async with asyncio.timeout(5):
+            while not reconciler.in_sync():
+                await asyncio.sleep(0.01)
+    assert lab.present() == set(rows)
+    assert not left
 
 
 async def test_a_periodic_resync_finds_what_no_event_told() -> None:
