@@ -42,6 +42,7 @@ class Kernel:
         self.port_id: int = self._socket.getsockname()[0]
         self.names = Names()
         self.names_stale = True
+        self.used: set[str] = set()  # devices that rows of ours stand on: what happens to them happens to the rows
 
     def close(self) -> None:
         self._socket.close()
@@ -119,10 +120,11 @@ class Kernel:
         """How the kernel would reach *ip* (`ip route get`); None if it can't."""
         self._seq += 1
         self._socket.send(netlink.pack(rtnetlink.route_lookup(ip), self._seq))
-        for message in netlink.messages(self._socket.recv(1 << 16)):
-            if message.type == rtnetlink.RTM_NEWROUTE and message.seq == self._seq:
-                return rtnetlink.parse_route(message.body, any_table=True)
-        return None
+        while True:
+            for message in netlink.messages(self._socket.recv(1 << 17)):
+                if message.seq == self._seq:  # an answer that came too late for its own call may lie before
+                    found = message.type == rtnetlink.RTM_NEWROUTE
+                    return rtnetlink.parse_route(message.body, any_table=True) if found else None
 
 
 def enlarge(sock: socket.socket, size: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import replace
-from errno import EEXIST
+from errno import EEXIST, EINVAL
 
 from pyflannel.model.errors import TableError
 from pyflannel.model.rows import VxlanLink
@@ -17,6 +17,8 @@ from pyflannel.wire.netlink import NetlinkError, Request
 from pyflannel.wire.rtnetlink import Names
 
 log = logging.getLogger(__name__)
+
+HEADROOM, HEADROOM6 = 50, 70  # what the kernel takes off the underlay's MTU: outer IP, UDP, VXLAN, inner Ethernet
 
 
 class LinksTable:
@@ -36,6 +38,7 @@ class LinksTable:
             row = rtlink.parse_vxlan(message.body, self._kernel.names)
             if row is not None and owns_link(link, self._scope):
                 rows.append(row)
+        self._kernel.used.update(row.underlay for row in rows if row.underlay)
         return rows
 
     async def apply(self, change: Change[VxlanLink]) -> list[Failure[VxlanLink]]:
@@ -59,6 +62,8 @@ class LinksTable:
 
     async def _create(self, row: VxlanLink) -> NetlinkError | str | None:
         names = self._kernel.fresh_names()
+        if row.underlay is not None:
+            self._kernel.used.add(row.underlay)
         if row.underlay not in names.index:
             return f"there is no device {row.underlay} to stand on"
         error = await self._do(rtlink.vxlan_create(row, names))
@@ -67,11 +72,25 @@ class LinksTable:
         self._kernel.links()
         return await self._settle(row)
 
-    async def _settle(self, row: VxlanLink) -> NetlinkError | None:
+    async def _settle(self, row: VxlanLink) -> NetlinkError | str | None:
         index = self._kernel.names.index[row.name]
-        # MTU before up: pods' first packets see it. The alias can't be set at creation.
-        return await self._do(rtlink.link_set(index, mtu=row.mtu, alias=self._scope.mark)) or await self._do(
-            rtlink.link_set(index, up=row.up)
+        # The alias can't be set at creation. MTU before up: pods' first packets see it. Up whatever the MTU.
+        marked = await self._do(rtlink.link_set(index, alias=self._scope.mark))
+        sized = await self._size(row, index)
+        return await self._do(rtlink.link_set(index, up=row.up)) or sized or marked
+
+    async def _size(self, row: VxlanLink, index: int) -> NetlinkError | str | None:
+        """Set the MTU; the largest there can be, and a complaint, if the underlay's is too small for it."""
+        error = await self._do(rtlink.link_set(index, mtu=row.mtu))
+        if error is None or error.errno != EINVAL:
+            return error
+        under = next((link for link in self._kernel.links() if link.name == row.underlay), None)
+        most = under.mtu - (HEADROOM6 if _over_ipv6(row) else HEADROOM) if under else row.mtu
+        if under is None or row.mtu <= most:
+            return error
+        return await self._do(rtlink.link_set(index, mtu=most)) or (
+            f"{under.name}'s MTU {under.mtu} allows {most} at most, which it has for now: raise {under.name}'s MTU, or "
+            "lower MTU in the network config's Backend"
         )
 
     async def _replace(self, row: VxlanLink, actual: VxlanLink | None) -> NetlinkError | str | None:
@@ -106,7 +125,8 @@ class LinksTable:
         names = Names.of({link.index: link.name for link in self._kernel.links()})
         for message in messages:
             other = rtlink.parse_vxlan(message.body, names)
-            if other is not None and (other.vni, other.port) == (row.vni, row.port):
+            # Those that share all of this can't be told apart by what arrives; our own of the other family can.
+            if other is not None and _incoming(other) == _incoming(row):
                 return (
                     f"{other.name} uses VNI {row.vni} on port {row.port} already: `ip link del {other.name}`, "
                     "or another VNI or Port in the network config"
@@ -124,3 +144,11 @@ class LinksTable:
             return []
         errno = error.errno if isinstance(error, NetlinkError) else None
         return [Failure(row, TableError(row, str(error), errno), removing)]
+
+
+def _incoming(row: VxlanLink) -> tuple[int, int, bool, bool]:
+    return (row.vni, row.port, _over_ipv6(row), row.gbp)
+
+
+def _over_ipv6(row: VxlanLink) -> bool:
+    return row.local is not None and row.local.version == 6

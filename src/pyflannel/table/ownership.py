@@ -5,11 +5,13 @@ Each takes what was read from the kernel and this daemon's Scope.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pyflannel.model.rows import PROTOCOL, Address, FdbEntry, Neighbour, Route
 from pyflannel.table.contract import Scope
 from pyflannel.wire.facts import LinkInfo
 
-RTPROT_BOOT = 3  # what `ip route add` writes, and Go flannel
+RTPROT_KERNEL, RTPROT_BOOT, RTPROT_RA = 2, 3, 9  # boot: what `ip route add` writes, and Go flannel
 
 
 def owns_link(link: LinkInfo, scope: Scope) -> bool:
@@ -36,6 +38,14 @@ def owns_route(route: Route, scope: Scope) -> bool:
         if other.version == net.version
     )
     return inside and (route.protocol == PROTOCOL or (route.protocol == RTPROT_BOOT and route.device in scope.devices))
+
+
+def adoptable(found: Route, wanted: Route) -> bool:
+    """Not ours, but *wanted* in all except the mark: it may be given the mark, no packet is sent elsewhere by that.
+
+    Never what the kernel itself made, or a router advertisement: they come and go by their own rules.
+    """
+    return found.protocol not in (RTPROT_KERNEL, RTPROT_RA) and replace(found, protocol=wanted.protocol) == wanted
 
 
 def owns_neighbour(row: Neighbour | FdbEntry, scope: Scope) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, ENXIO, ESRCH
 from socket import AF_INET, AF_INET6
 from typing import Generic, TypeVar
 
 from pyflannel.model.errors import TableError
-from pyflannel.model.rows import PROTOCOL, Address, FdbEntry, Neighbour, Route
+from pyflannel.model.rows import Address, FdbEntry, Neighbour, Route
 from pyflannel.table.contract import Change, Failure, Scope
 from pyflannel.table.kernel import Kernel
-from pyflannel.table.ownership import owns_address, owns_neighbour, owns_route
+from pyflannel.table.ownership import adoptable, owns_address, owns_neighbour, owns_route
 from pyflannel.wire import rtnetlink
 from pyflannel.wire.netlink import NetlinkError, Request
 from pyflannel.wire.rtnetlink import CREATE, REPLACE, Names
@@ -49,22 +49,24 @@ class _Batched(Generic[R]):
                 if kind == self._new:
                     failures.append(Failure(row, TableError(row, f"there is no device {row.device}", ENODEV)))
         results = await self._kernel.batch(requests) if requests else []
+        taken: list[tuple[R, NetlinkError]] = []
         for (kind, flags, row), error in zip(sent, results, strict=True):
             if error is None or (kind == self._delete and error.errno in ABSENT):
                 continue
             if error.errno == ENODEV:
                 self._kernel.names_stale = True
-            why = await self._explain(row, error) if flags == CREATE and error.errno == EEXIST else str(error)
-            if why is not None:
-                failures.append(Failure(row, TableError(row, why, error.errno), kind == self._delete))
-        return failures
+            if flags == CREATE and error.errno == EEXIST:
+                taken.append((row, error))
+            else:
+                failures.append(Failure(row, TableError(row, str(error), error.errno), kind == self._delete))
+        return failures + await self._occupied(taken) if taken else failures
 
     def _create_flags(self, row: R) -> int:
         return CREATE
 
-    async def _explain(self, row: R, error: NetlinkError) -> str | None:
-        """Why *row* is there already without being ours; None if that is fine after all."""
-        return str(error)
+    async def _occupied(self, taken: list[tuple[R, NetlinkError]]) -> list[Failure[R]]:
+        """What is to be said of rows whose key something else holds."""
+        return [Failure(row, TableError(row, str(error), error.errno)) for row, error in taken]
 
 
 class AddressesTable(_Batched[Address]):
@@ -127,47 +129,71 @@ class FdbTable(_Batched[FdbEntry]):
 
 
 class RoutesTable(_Batched[Route]):
-    """Routes of the main table into the cluster's networks, marked with our protocol."""
+    """Routes of the main table into the cluster's networks, marked with our protocol.
+
+    Of several routes under one key (`ip route append`, `prepend`) the kernel uses the first; so do we.
+    """
 
     name, row_type = "routes", Route
     _new, _delete = rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE
     _encode = staticmethod(rtnetlink.route_request)
 
+    async def apply(self, change: Change[Route]) -> list[Failure[Route]]:
+        self._kernel.used.update(row.device for row in (*change.create, *change.replace) if row.device)
+        return await super().apply(change)
+
     async def dump(self, wanted: Collection[Route]) -> list[Route]:
         self._kernel.links()
         families = {network.version for network in self._scope.networks}
-        rows = [row for version in sorted(families) for row in self._all(AF_INET if version == 4 else AF_INET6)]
-        ours = {row.key: row for row in rows if owns_route(row, self._scope)}
-        # Go flannel's host-gw routes bear no mark. What equals a wanted row in all else is adopted in place.
-        unmarked = {row: row.protocol for row in rows}
+        first: dict[Hashable, Route] = {}
+        ours: dict[Hashable, Route] = {}
+        for row in (row for version in sorted(families) for row in self._all(version)):
+            first.setdefault(row.key, row)
+            if owns_route(row, self._scope):
+                ours.setdefault(row.key, row)
         for row in wanted:
-            if row.key not in ours:
-                found = next((p for p in (3, 4) if _with_protocol(row, p) in unmarked), None)
-                if found is not None:
-                    ours[row.key] = _with_protocol(row, found)
+            head = first.get(row.key)
+            if head is None or head is ours.get(row.key):
+                continue
+            if adoptable(head, row):
+                ours[row.key] = head  # Go flannel's host-gw routes bear no mark: replaced in place
+            else:
+                ours.pop(row.key, None)  # hidden behind somebody else's, which a replacement would hit
+        self._kernel.used.update(row.device for row in ours.values() if row.device)
         return list(ours.values())
 
-    def _all(self, family: int) -> Iterable[Route]:
-        for info in self._kernel.routes(family):
+    def _all(self, version: int) -> Iterable[Route]:
+        for info in self._kernel.routes(AF_INET if version == 4 else AF_INET6):
             row = rtnetlink.route_of(info, self._kernel.names)
             if row is not None:
                 yield row
 
-    async def _explain(self, row: Route, error: NetlinkError) -> str | None:
-        family = AF_INET if row.destination.version == 4 else AF_INET6
-        rival = next((other for other in self._all(family) if other.key == row.key), None)
-        if rival == row:
-            return None
-        if rival is None:
-            return f"{error}: a route of several next hops stands there, which isn't ours"
-        words = str(rival).removeprefix("route ").removesuffix(f" proto {rival.protocol}")
-        return f"a route that isn't ours stands there: `ip route del {words}` makes room (protocol {rival.protocol})"
+    async def _occupied(self, taken: list[tuple[Route, NetlinkError]]) -> list[Failure[Route]]:
+        """Adopt in place what equals the wanted route in all but its mark, or bears it; name the rival of others."""
+        rivals: dict[Hashable, Route] = {}
+        for version in sorted({row.destination.version for row, _ in taken}):
+            for other in self._all(version):
+                rivals.setdefault(other.key, other)
+        adopted: list[Route] = []
+        failures: list[Failure[Route]] = []
+        for row, error in taken:
+            rival = rivals.get(row.key)
+            if rival is not None and (adoptable(rival, row) or owns_route(rival, self._scope)):
+                adopted.append(row)
+            else:
+                failures.append(Failure(row, TableError(row, _rivalry(rival, error), error.errno)))
+        requests = [self._encode(self._new, REPLACE, row, self._kernel.names) for row in adopted]
+        for row, refusal in zip(adopted, await self._kernel.batch(requests), strict=True):
+            if refusal is not None:
+                failures.append(Failure(row, TableError(row, str(refusal), refusal.errno)))
+        return failures
 
 
-def _with_protocol(row: Route, protocol: int) -> Route:
-    if protocol == PROTOCOL:
-        return row
-    return Route(row.destination, row.device, row.gateway, row.onlink, row.blackhole, row.metric, protocol)
+def _rivalry(rival: Route | None, error: NetlinkError) -> str:
+    if rival is None:  # gone again, or of a kind that isn't read: with a type of service, over a vanished device
+        return f"{error}: `ip route show table main` tells what stands there"
+    words = str(rival).removeprefix("route ").removesuffix(f" proto {rival.protocol}")
+    return f"a route that isn't ours stands there: `ip route del {words}` makes room (protocol {rival.protocol})"
 
 
 def _neighbours(kernel: Kernel, family: int, index: int) -> Iterable[Neighbour | FdbEntry]:

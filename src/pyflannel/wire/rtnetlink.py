@@ -40,7 +40,7 @@ RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 253, 255
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 7, 9, 15
 NDA_DST, NDA_LLADDR, NUD_PERMANENT, NTF_SELF = 1, 2, 0x80, 2
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
-IFA_F_TEMPORARY, IFA_F_DEPRECATED, IFA_F_PERMANENT = 0x01, 0x20, 0x80
+IFA_F_TEMPORARY, IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_PERMANENT = 0x01, 0x02, 0x20, 0x80
 IPV6_DEFAULT_METRIC = 1024  # the kernel's IP6_RT_PRIO_USER
 
 CREATE, REPLACE = F_CREATE | F_EXCL, F_CREATE | F_REPLACE
@@ -118,12 +118,15 @@ def route_lookup(ip: IPAddress) -> Request:
 
 
 def parse_route(body: bytes, any_table: bool = False) -> RouteInfo | None:
-    """A unicast or blackhole route of the main table; None for any other."""
-    family, dst_len, _, _, table, protocol, scope, kind, flags = _RTMSG.unpack_from(body)
+    """A unicast or blackhole route of the main table; None for any other.
+
+    One for a type of service isn't one of these: beside it the route without may stand, under the same key.
+    """
+    family, dst_len, _, tos, table, protocol, scope, kind, flags = _RTMSG.unpack_from(body)
     if kind not in (RTN_UNICAST, RTN_BLACKHOLE) or family not in (AF_INET, AF_INET6):
         return None
     attrs = attributes(body, _RTMSG.size)
-    if not any_table and (flags & RTM_F_CLONED or _u32(attrs.get(RTA_TABLE), table) != RT_TABLE_MAIN):
+    if not any_table and (tos or flags & RTM_F_CLONED or _u32(attrs.get(RTA_TABLE), table) != RT_TABLE_MAIN):
         return None
     gateway, source = attrs.get(RTA_GATEWAY), attrs.get(RTA_PREFSRC)
     if RTA_MULTIPATH in attrs:
@@ -146,11 +149,11 @@ def parse_route(body: bytes, any_table: bool = False) -> RouteInfo | None:
 
 
 def route_of(info: RouteInfo, names: Names) -> Route | None:
-    """*info* as a row; None if it has several next hops, or a device nobody knows."""
+    """*info* as a row; None if its device is unknown. One of several next hops has no device: no row is like it."""
     default = 0 if info.destination.version == 4 else IPV6_DEFAULT_METRIC
     device = None
-    if not info.blackhole:
-        if len(info.indexes) != 1 or info.indexes[0] not in names.name:
+    if not info.blackhole and len(info.indexes) < 2:
+        if not info.indexes or info.indexes[0] not in names.name:
             return None
         device = names.name[info.indexes[0]]
     return Route(
@@ -231,8 +234,13 @@ def mac_text(mac: bytes) -> str:
 
 
 def address_request(kind: int, flags: int, row: Address, names: Names) -> Request:
-    """RTM_NEWADDR or RTM_DELADDR. Raises KeyError if the device is unknown."""
-    head = _IFADDRMSG.pack(family_of(row.ip), row.prefix_len, 0, 0, names.index[row.device])
+    """RTM_NEWADDR or RTM_DELADDR. Raises KeyError if the device is unknown.
+
+    IPv6 without duplicate address detection: the lease makes it unique, nobody on a VTEP's link would answer, and
+    for the seconds it takes the address could be no source.
+    """
+    flags8 = IFA_F_NODAD if row.ip.version == 6 else 0
+    head = _IFADDRMSG.pack(family_of(row.ip), row.prefix_len, flags8, 0, names.index[row.device])
     return Request(kind, flags, head + attr(IFA_LOCAL, row.ip.packed) + attr(IFA_ADDRESS, row.ip.packed))
 
 
