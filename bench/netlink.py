@@ -199,9 +199,7 @@ def pyroute2(results: Results, count: int, dump_count: int) -> None:
             )
 
         def entry(verb: str) -> Callable[[Peer], Any]:
-            return lambda peer: ipr.fdb(
-                verb, ifindex=vxlan, lladdr=peer.mac, dst=str(peer.remote), state=0x80, flags=2
-            )
+            return lambda peer: ipr.fdb(verb, ifindex=vxlan, lladdr=peer.mac, dst=str(peer.remote), state=0x80, flags=2)
 
         def plain(verb: str) -> Callable[[Peer], Any]:
             return lambda peer: ipr.route(verb, dst=str(peer.subnet), gateway=str(peer.remote), oif=under, proto=241)
