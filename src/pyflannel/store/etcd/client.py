@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -32,7 +32,8 @@ class Etcd:
         self._transports = [Transport(endpoint, tls or TlsFiles()) for endpoint in endpoints]
         self._at = 0
         self._credentials = (user, password) if user and password else None
-        self._token: str | None = None
+        self._token: str | None = None  # "" while etcd asks for none
+        self._said_unused = False
 
     @property
     def name(self) -> str:
@@ -68,89 +69,115 @@ class Etcd:
             rpc.RequestOp(request_put=rpc.PutRequest(key=key.encode(), value=value.encode(), lease=lease))
             for key, value in (put or {}).items()
         ]
-        done = False
+        # When an answer is lost, the transaction may have been done: a second try is then refused by the first one's
+        # revision, and revoking the lease would delete the very key it put. So look before the lease is revoked, and
+        # where nobody can be asked, leave it: it dies by itself.
+        lost: list[str] = []
         try:
-            answer = await self._call("KV/Txn", rpc.TxnRequest(compare=compare, success=ops), rpc.TxnResponse)
+            answer = await self._call("KV/Txn", rpc.TxnRequest(compare=compare, success=ops), rpc.TxnResponse, lost)
             done = answer.succeeded
-        finally:
-            if lease and not done:
-                with suppress(StoreError):  # then it dies by itself
-                    await self._call("Lease/LeaseRevoke", rpc.LeaseRevokeRequest(ID=lease), rpc.LeaseRevokeResponse)
+        except StoreError:
+            if lost and await self._stands(put or {}, delete, lease):
+                return True
+            await self._revoke(lease)
+            raise
+        if not done and lost:
+            done = await self._stands(put or {}, delete, lease)
+        if not done:
+            await self._revoke(lease)
         return done
+
+    async def _stands(self, put: Mapping[str, str], delete: Sequence[str], lease: int) -> bool:
+        """True if the store is as a transaction with this *lease* (its own, or 0) leaves it."""
+        for key in (*put, *delete):
+            answer = await self._call("KV/Range", rpc.RangeRequest(key=key.encode()), rpc.RangeResponse)
+            found = [(kv.value, kv.lease) for kv in answer.kvs]
+            if found != ([(put[key].encode(), lease)] if key in put else []):
+                return False
+        return True
+
+    async def _revoke(self, lease: int) -> None:
+        if lease:
+            with suppress(StoreError):  # then it dies by itself
+                await self._call("Lease/LeaseRevoke", rpc.LeaseRevokeRequest(ID=lease), rpc.LeaseRevokeResponse)
 
     async def prolong(self, key: str, ttl_s: int) -> bool:
         answer = await self._call("KV/Range", rpc.RangeRequest(key=key.encode()), rpc.RangeResponse)
         if not answer.kvs or not answer.kvs[0].lease:
             return False
         request = rpc.LeaseKeepAliveRequest(ID=answer.kvs[0].lease)
-        transport = self._transports[self._at]
-        try:
-            async with (
-                asyncio.timeout(DEADLINE_S),
-                transport.stream(
-                    "/etcdserverpb.Lease/LeaseKeepAlive", type(request), rpc.LeaseKeepAliveResponse, self._token
-                ) as stream,
-            ):
+        async with self._stream(
+            "Lease/LeaseKeepAlive", type(request), rpc.LeaseKeepAliveResponse, DEADLINE_S
+        ) as stream:
+            async with asyncio.timeout(DEADLINE_S):
                 await stream.send(request)
                 alive: Any = await stream.receive()
-                return alive is not None and alive.TTL > 0
-        except (Unavailable, Refused, TimeoutError) as error:
-            raise StoreUnreachable(f"{transport.endpoint}: {error or 'no answer'}") from None
+            return alive is not None and alive.TTL > 0
 
     async def watch(self, prefix: str, revision: int) -> AsyncGenerator[list[Entry | Gone], None]:
-        transport = self._transports[self._at]
         create = rpc.WatchCreateRequest(key=prefix.encode(), range_end=_after(prefix), start_revision=revision)
+        async with self._stream("Watch/Watch", rpc.WatchRequest, rpc.WatchResponse, SILENCE_S) as stream:
+            async with asyncio.timeout(SILENCE_S):
+                await stream.send(rpc.WatchRequest(create_request=create))
+            poke = asyncio.create_task(_poke(stream))
+            try:
+                while True:
+                    async with asyncio.timeout(SILENCE_S):
+                        response: Any = await stream.receive()
+                    if response is None:
+                        raise Unavailable("the server ended the watch")
+                    if response.canceled:
+                        # The stream stays open after this.
+                        if response.compact_revision:
+                            raise Compacted
+                        raise Refused(response.cancel_reason)
+                    yield [_change(event) for event in response.events]
+            finally:
+                poke.cancel()
+
+    @asynccontextmanager
+    async def _stream(
+        self, method: str, request: type[Message], answer: type[Message], silence_s: float
+    ) -> AsyncIterator[Stream]:
+        """A bidirectional call on the endpoint in use. After any failure of it, another one is used."""
+        transport = self._transports[self._at]
         try:
             if self._credentials and self._token is None:
                 await self._authenticate(transport)
-            async with transport.stream(
-                "/etcdserverpb.Watch/Watch", rpc.WatchRequest, rpc.WatchResponse, self._token
-            ) as stream:
-                await stream.send(rpc.WatchRequest(create_request=create))
-                poke = asyncio.create_task(_poke(stream))
-                try:
-                    while True:
-                        async with asyncio.timeout(SILENCE_S):
-                            response: Any = await stream.receive()
-                        if response is None:
-                            raise Unavailable("the server ended the watch")
-                        if response.canceled:
-                            # The stream stays open after this.
-                            if response.compact_revision:
-                                raise Compacted
-                            raise Refused(response.cancel_reason, auth="token" in response.cancel_reason)
-                        yield [_change(event) for event in response.events]
-                finally:
-                    poke.cancel()
+            async with transport.stream(f"/etcdserverpb.{method}", request, answer, DEADLINE_S, self._token) as stream:
+                yield stream
         except TimeoutError:
-            transport.close()
-            self._next()
-            raise StoreUnreachable(f"{transport.endpoint}: silent for {SILENCE_S:.0f} s") from None
+            self._failed(transport)
+            raise StoreUnreachable(f"{transport.endpoint}: silent for {silence_s:.0f} s") from None
         except Unavailable as error:
-            self._next()
+            self._failed(transport)
             raise StoreUnreachable(f"{transport.endpoint}: {error}") from None
         except Refused as error:
+            # An expired token may be called anything here, "permission denied" too: get a new one in any case.
             self._token = None
-            self._next()
-            raise StoreUnreachable(f"{transport.endpoint}: {error}") from None
+            self._failed(transport)
+            raise StoreUnreachable(f"{transport.endpoint}: {error}{_cure(str(error))}") from None
 
     async def close(self) -> None:
         for transport in self._transports:
             transport.close()
 
-    def _next(self) -> None:
-        self._at = (self._at + 1) % len(self._transports)
+    def _failed(self, transport: Transport) -> None:
+        """Go on with the endpoint after *transport*, unless another call that failed on it already has."""
+        if transport is self._transports[self._at]:
+            self._at = (self._at + 1) % len(self._transports)
 
-    async def _call(self, method: str, request: Message, answer: type[M]) -> M:
-        """One call on the endpoint in use; on the others in turn if that one fails."""
-        failures: list[str] = []
-        for _ in range(len(self._transports)):
-            transport = self._transports[self._at]
+    async def _call(self, method: str, request: Message, answer: type[M], lost: list[str] | None = None) -> M:
+        """One call on the endpoint in use; on the others in turn if that one fails. *lost* gets a line for each
+        failure: after any of them, the request may have been carried out."""
+        failures = [] if lost is None else lost
+        at = self._at
+        for transport in (*self._transports[at:], *self._transports[:at]):
             try:
                 return await self._authorised(transport, f"/etcdserverpb.{method}", request, answer)
             except Unavailable as error:
                 failures.append(f"{transport.endpoint}: {error}")
-                self._next()
+                self._failed(transport)
             except Refused as error:
                 raise StoreError(f"{self.name} refused {method.split('/')[1]}: {error}{_cure(str(error))}") from None
         raise StoreUnreachable("; ".join(failures))
@@ -163,7 +190,7 @@ class Etcd:
         except Refused as error:
             if not (error.auth and self._credentials):
                 raise
-            await self._authenticate(transport)  # the token has expired
+            await self._authenticate(transport)  # the token has expired, or passwords have become needed
             return await transport.unary(method, request, answer, DEADLINE_S, self._token)
 
     async def _authenticate(self, transport: Transport) -> None:
@@ -178,8 +205,10 @@ class Etcd:
         except Refused as error:
             if "not enabled" not in str(error):
                 raise Refused(str(error)) from None
-            self._credentials = None
-            log.info("etcd doesn't ask for passwords: --etcd-username is of no use")
+            self._token = ""
+            if not self._said_unused:
+                self._said_unused = True
+                log.info("etcd doesn't ask for passwords: --etcd-username is of no use")
 
 
 async def _poke(stream: Stream) -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpclib.client import Channel, StreamStreamMethod, UnaryUnaryMethod
+from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from pyflannel.model.errors import ConfigError
 
 M = TypeVar("M", bound=Message)
+# What a server says when a (new) token would help: it has none of ours, it expired, or users and roles have changed.
+WANTS_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
 FLAG = "--etcd-endpoints"
 
 
@@ -76,40 +79,54 @@ class Transport:
 
     async def unary(self, method: str, request: Message, answer: type[M], deadline_s: float, token: str | None) -> M:
         """One call. Raises Unavailable or Refused."""
-        call: UnaryUnaryMethod[Message, M] = UnaryUnaryMethod(self._open(), method, type(request), answer)
+        channel = self._open()
+        call: UnaryUnaryMethod[Message, M] = UnaryUnaryMethod(channel, method, type(request), answer)
         try:
             async with asyncio.timeout(deadline_s), _errors():
                 return await call(request, metadata=_metadata(token))
         except TimeoutError:
-            self.close()  # perhaps half open: the next call makes a new connection
+            self._drop(channel)  # perhaps half open: the next call makes a new connection
             raise Unavailable(f"no answer within {deadline_s:.0f} s") from None
         except Unavailable:
-            self.close()
+            self._drop(channel)
             raise
 
     @asynccontextmanager
     async def stream(
-        self, method: str, request: type[Message], answer: type[Message], token: str | None
+        self, method: str, request: type[Message], answer: type[Message], deadline_s: float, token: str | None
     ) -> AsyncIterator[Stream]:
-        """A bidirectional call, ended when the context is left."""
-        call: StreamStreamMethod[Any, Any] = StreamStreamMethod(self._open(), method, request, answer)
+        """A bidirectional call, ended when the context is left; *deadline_s* is for connecting. Raises Unavailable or
+        Refused. With `hasleader` a member that is cut off from the others ends it."""
+        channel = self._open()
+        call: StreamStreamMethod[Any, Any] = StreamStreamMethod(channel, method, request, answer)
         try:
             async with _errors(), call.open(metadata={**_metadata(token), "hasleader": "true"}) as stream:
                 try:
-                    yield _Stream(stream)
-                finally:
-                    await stream.cancel()
-        except Unavailable:
-            self.close()
+                    async with asyncio.timeout(deadline_s):
+                        await stream.send_request()
+                except TimeoutError:  # the library's own limit for TLS alone is a minute
+                    raise Unavailable(f"no connection within {deadline_s:.0f} s") from None
+                yield _Stream(stream)
+                await stream.cancel()
+        except (Unavailable, TimeoutError):
+            self._drop(channel)
             raise
 
     def _open(self) -> Channel:
         if self._channel is None:
             if self._path is not None:
-                self._channel = Channel(path=self._path, ssl=self._ssl)
+                # A path has no name that a certificate could be for.
+                name = Configuration(ssl_target_name_override="localhost")
+                self._channel = Channel(path=self._path, ssl=self._ssl, config=name)
             else:
                 self._channel = Channel(self._host, self._port, ssl=self._ssl)
         return self._channel
+
+    def _drop(self, channel: Channel) -> None:
+        """Close the *channel* that failed; another call may have opened a new one by now."""
+        channel.close()
+        if self._channel is channel:
+            self._channel = None
 
     def close(self) -> None:
         if self._channel is not None:
@@ -138,13 +155,17 @@ async def _errors() -> AsyncIterator[None]:
         yield
     except GRPCError as error:
         words = (error.message or error.status.name).removeprefix("etcdserver: ")
-        if error.status is Status.UNAUTHENTICATED or "invalid auth token" in words:
+        if error.status is Status.UNAUTHENTICATED or any(sign in words for sign in WANTS_TOKEN):
             raise Refused(words, auth=True) from None
         if error.status in (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.CANCELLED) or "no leader" in words:
             raise Unavailable(words) from None
         raise Refused(words) from None
     except (StreamTerminatedError, ProtocolError) as error:
         raise Unavailable(str(error) or "the connection was lost") from None
+    except DecodeError as error:
+        raise Unavailable(f"the answer is not etcd's ({error})") from None
+    except ssl.SSLCertVerificationError as error:
+        raise Unavailable(f"TLS: {error.verify_message}") from None
     except ssl.SSLError as error:
         raise Unavailable(f"TLS: {error.reason or error}") from None
     except OSError as error:
@@ -154,14 +175,14 @@ async def _errors() -> AsyncIterator[None]:
 
 
 def _metadata(token: str | None) -> dict[str, str]:
-    return {} if token is None else {"token": token}
+    return {"token": token} if token else {}
 
 
 def _context(tls: TlsFiles) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=str(tls.ca) if tls.ca else None)
         if tls.cert is not None:
-            context.load_cert_chain(str(tls.cert), str(tls.key))
+            context.load_cert_chain(str(tls.cert), str(tls.key), password=lambda: b"")  # never ask on a terminal
     except (OSError, ssl.SSLError) as error:
         files = ", ".join(str(path) for path in (tls.ca, tls.cert, tls.key) if path)
         raise ConfigError(
