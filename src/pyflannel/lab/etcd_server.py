@@ -31,6 +31,7 @@ class EtcdMember:
     options: Sequence[str] = ()
     prefix: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    logged: int = field(default=0, repr=False)  # bytes in the log before this start
 
     @property
     def endpoint(self) -> str:
@@ -50,6 +51,7 @@ class EtcdMember:
             "--initial-cluster", self.cluster, "--initial-cluster-state", "new", *self.options,
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
+            self.logged = log.tell()
             self.process = subprocess.Popen(
                 command,
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
@@ -114,10 +116,10 @@ class EtcdCluster:
     def _listens(self, member: EtcdMember) -> bool:
         """From its log: it may listen in another namespace."""
         try:
-            text = (member.folder / "log").read_text(errors="replace")
+            text = (member.folder / "log").read_bytes()[member.logged :]
         except OSError:
             return False
-        return "ready to serve client requests" in text
+        return b"ready to serve client requests" in text
 
     def stop(self) -> None:
         for member in self.members:
