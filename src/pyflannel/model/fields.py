@@ -8,12 +8,16 @@ true/false. Source: flannel v0.28's observable behaviour (control-plane referenc
 from __future__ import annotations
 
 import json
+import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
 from typing import Any
 
 from pyflannel.model.errors import ConfigError
 
+DEEPEST = 100  # Ours to tune: what is read here is walked through recursively later
 _UNSET: Any = object()
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 
 class Fields:
@@ -28,8 +32,10 @@ class Fields:
         """Read *text*, whose top level must be an object (null counts as an empty one)."""
         try:
             value = json.loads(text, object_pairs_hook=_Object, parse_constant=_no_constant)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(source, "the text", _excerpt(text), f"a JSON object ({error})") from None
+        if text.count("[") + text.count("{") > DEEPEST and _too_deep(value):
+            raise ConfigError(source, "the text", _excerpt(text), f"values nested at most {DEEPEST} deep")
         if value is None:
             return cls([], source)
         if not isinstance(value, _Object):
@@ -42,6 +48,10 @@ class Fields:
 
     def has(self, name: str) -> bool:
         return name.lower() in self._values
+
+    def says(self, name: str) -> bool:
+        """True if *name* is there with a value, null being none."""
+        return self._values.get(name.lower()) is not None
 
     def boolean(self, name: str, default: bool) -> bool:
         value = self._values.get(name.lower())
@@ -150,13 +160,25 @@ class Fields:
 
 
 def compact(value: Any) -> str:
-    """JSON without blanks, "<", ">" and "&" escaped as Go's encoder does."""
+    """JSON without blanks, escaped as Go's encoder does; half a surrogate pair, which no encoding has, as U+FFFD."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return _SURROGATE.sub("\ufffd", text).translate(_ESCAPED)
 
 
 class _Object(list[tuple[str, Any]]):
     """A JSON object before its keys are folded: duplicates and order kept."""
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, list)
+            for item in ((inner for _, inner in outer) if isinstance(outer, _Object) else outer)
+        ]
+    return bool(level)
 
 
 def _plain(value: Any) -> Any:

@@ -68,7 +68,7 @@ class NetworkConfig:
         return cls(
             network=network if want4 else None,
             ipv6_network=ipv6_network if want6 else None,
-            nftables=fields.boolean("EnableNFTables", False) if fields.has("EnableNFTables") else None,
+            nftables=fields.boolean("EnableNFTables", False) if fields.says("EnableNFTables") else None,
             no_masquerade=_networks(fields, "NoMasquerade"),
             backend_type=(backend.text("Type", "") if backend else "udp").lower(),
             backend=backend or Fields([], source, "Backend."),
@@ -103,7 +103,10 @@ def _range(
         if value % step:
             raise fields.error(field_name, str(given), f"an address on a /{length} boundary")
     if low > high:
-        raise fields.error(f"{prefix}SubnetMin", str(first), f"at most {prefix}SubnetMax")
+        address = type(network.network_address)
+        if first is None:  # without a SubnetMin the first subnet is left out
+            raise fields.error(f"{prefix}SubnetMax", str(last), f"at least {address(low)}, the second subnet")
+        raise fields.error(f"{prefix}SubnetMin", str(first), f"at most {prefix}SubnetMax, {address(high)}")
     return length, low, high
 
 

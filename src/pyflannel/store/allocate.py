@@ -40,22 +40,22 @@ def choose(
 ) -> Choice:
     """The subnets for the node that publishes *attrs*; *leases* in the store's order. Raises OutOfSubnets.
 
-    In flannel's order: our own lease by public address, the *previous* subnet if nobody has it, a free one.
+    In flannel's order: our own lease by public address (of several, the one on the *previous* subnet), the
+    *previous* subnet if nobody has it, a free one.
     """
     ours = [lease for lease in leases if lease.attrs.same_node(attrs)]
     fitting = [lease for lease in ours if fits(config, lease.subnets)]
     if fitting:
-        return Choice(fitting[0].subnets, held=fitting[0])
+        # Of several (one may be a reservation made while we ran), the one that our pods live in.
+        held = next((lease for lease in fitting if lease.subnets == previous), fitting[0])
+        return Choice(held.subnets, held=held)
     taken = [lease.subnets for lease in leases if lease not in ours] + list(unreadable)
     if previous is not None and fits(config, previous) and not any(previous.overlaps(other) for other in taken):
         return Choice(previous, give_back=tuple(ours))
     # What doesn't fit any more may still keep its IPv4 part: IPv6 was switched on or off.
-    keep = next((lease.subnets.ipv4 for lease in ours if _fits4(config, lease.subnets.ipv4)), None)
-    if keep is None and previous is not None and _fits4(config, previous.ipv4):
-        wanted = previous.ipv4
-        if wanted is not None and not any(other.ipv4 is not None and other.ipv4.overlaps(wanted) for other in taken):
-            keep = wanted
-    return Choice(allocate(config, taken, rng, keep_ipv4=keep if config.network else None), give_back=tuple(ours))
+    past = [lease.subnets.ipv4 for lease in ours] + ([previous.ipv4] if previous is not None else [])
+    keep = next((net for net in past if _fits4(config, net) and _free4(net, taken)), None)
+    return Choice(allocate(config, taken, rng, keep_ipv4=keep), give_back=tuple(ours))
 
 
 def fits(config: NetworkConfig, subnets: Subnets) -> bool:
@@ -118,6 +118,10 @@ def _fits4(config: NetworkConfig, net: IPv4Network | None) -> bool:
     if net is None or config.subnet_min is None or config.subnet_max is None:
         return False
     return config.subnet_min <= net.network_address <= config.subnet_max and net.prefixlen == config.subnet_len
+
+
+def _free4(net: IPv4Network | None, taken: Iterable[Subnets]) -> bool:
+    return net is not None and not any(other.ipv4 is not None and other.ipv4.overlaps(net) for other in taken)
 
 
 def _fits6(config: NetworkConfig, net: IPv6Network) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyflannel.model.errors import FlannelError
 from pyflannel.model.lease import Lease
@@ -14,6 +16,8 @@ from pyflannel.wire.files import write_atomically
 
 log = logging.getLogger(__name__)
 VERSION = 1
+# What reading a file can end in that a crash, a full disk or a hand has spoilt.
+BROKEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, FlannelError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +36,27 @@ class Checkpoint:
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Checkpoint:
-        """Raises ValueError, KeyError, TypeError or FlannelError if *text* is none."""
+        """Raises one of BROKEN if *text* is none."""
         data = json.loads(text)
         if data["version"] != VERSION:
             raise ValueError(f"version {data['version']}")
         key, value, expires = data["own"]
         own = _lease(key, value, expires, source)
         peers = tuple(_lease(key, value, expires, source) for key, (value, expires) in data["peers"].items())
-        return cls(str(data["config"]), own, peers, float(data["at"]))
+        return cls(str(data["config"]), own, peers, _time(data["at"]))
 
 
-def _lease(key: str, value: str, expires: float | None, source: str) -> Lease:
+def _lease(key: str, value: str, expires: Any, source: str) -> Lease:
     subnets = decode_key(key)
     if subnets is None:
         raise ValueError(f"{key} names no subnet")
-    return Lease(subnets, decode_value(value, source), expires)
+    return Lease(subnets, decode_value(value, source), None if expires is None else _time(expires))
+
+
+def _time(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no time")
+    return float(value)
 
 
 def load(path: Path) -> Checkpoint | None:
@@ -55,7 +65,7 @@ def load(path: Path) -> Checkpoint | None:
         return Checkpoint.from_text(path.read_text(), str(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, FlannelError) as error:
+    except (OSError, *BROKEN) as error:
         log.warning("the checkpoint %s can't be used: %s", path, error)
         return None
 

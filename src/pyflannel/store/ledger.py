@@ -3,6 +3,8 @@
 Rule 1: our own lease is never a peer; its fate is told apart.
 Rule 2: a snapshot is compared with attributes and all: a peer that moved while we didn't listen has changed.
 Rule 3: the removal of what we never knew is nothing.
+Rule 4: leases are told apart by the whole of their subnets. Two that overlap (a node's IPv4-only and dual-stack form
+        while it switches) are two peers; what they both claim is settled where rows are (reconcile/desired.py).
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def test_renewal() -> None:
     assert renew_at(ours, 3600, 5, 83_000) == 83_016
     assert renew_at(ours, 3600, 50, 83_000) == 83_060
     assert renew_at(Lease(net(1), LeaseAttrs(), None), 3600, 0, None) is None
-    assert when_gone(ours, 86_399) == "revoked"
+    assert when_gone(ours, 86_380) == "revoked"
     assert when_gone(ours, 86_400) == "expired"
 
 
