@@ -2,6 +2,9 @@
 
 Nothing is added to the machine's own network, so no traffic leaves the lab. Library code with a command in front
 (`flannelctl lab`), and the fixture of the integration tests.
+
+Rule: only what has a name that a lab of this plan gives is ever touched (Plan.own), and `up` refuses to begin where
+such a name is taken, so that what `down` removes is always the lab's.
 """
 
 from __future__ import annotations
@@ -11,100 +14,54 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from pyflannel.lab.etcd_server import EtcdCluster
-from pyflannel.lab.node import HEALTHZ_PORT, Node, Pod, alive
-from pyflannel.lab.shell import LabError, batch, need, run
+from pyflannel.lab.node import HEALTHZ_PORT, NODE_SYSCTLS, Node, Pod
+from pyflannel.lab.plan import Plan
+from pyflannel.lab.process import clear
+from pyflannel.lab.shell import LabError, batch, namespaces, need, need_root, sysctls
 from pyflannel.model.network import NetworkConfig
 from pyflannel.store.contract import Store
 
 BASE = Path("/run/pyflannel-lab")
 PREFIX = "/coreos.com/network"
-_SYSCTLS = (
-    "net.ipv4.ip_forward=1",
-    "net.ipv6.conf.all.forwarding=1",
-    "net.ipv6.conf.default.forwarding=1",
-    "net.ipv6.conf.all.accept_dad=0",
-    "net.ipv6.conf.default.accept_dad=0",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a cluster is to look like. `routed` puts the nodes on two links joined by a router."""
-
-    name: str = "lab"
-    nodes: int = 3
-    pods: int = 1
-    backend: str = "vxlan"
-    options: dict[str, Any] = field(default_factory=dict)
-    ipv4: bool = True
-    ipv6: bool = False
-    store: str = "local"
-    members: int = 1
-    mtu: int = 1500
-    routed: bool = False
-    nftables: bool | None = None
-    flags: tuple[str, ...] = ("--ip-masq",)
-
-    def config(self) -> str:
-        """The network config, as JSON."""
-        found: dict[str, Any] = {}
-        if self.ipv4:
-            found["Network"] = "10.244.0.0/16"
-        else:
-            found["EnableIPv4"] = False
-        if self.ipv6:
-            found |= {"EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
-        if self.nftables is not None:
-            found["EnableNFTables"] = self.nftables
-        found["Backend"] = {"Type": self.backend, **self.options}
-        return json.dumps(found)
+STORE_HOST = "192.168.77.1"  # the underlay's bridge: where the nodes reach etcd
+ETCD_PORT = 2379  # and on from there, two a member
 
 
 class Cluster:
     """A cluster that runs, or is to run. `up()` makes it; `load()` finds one again; `down()` leaves nothing."""
 
     def __init__(self, plan: Plan, say: Callable[[str], None] = lambda text: None) -> None:
-        if not 1 <= plan.nodes <= 200:
-            raise LabError(f"--nodes is {plan.nodes}, expected 1 to 200")
-        if plan.store not in ("local", "etcd"):
-            raise LabError(f"--store is {plan.store}, expected local or etcd")
-        if not 1 <= len(plan.name) <= 8 or not plan.name.isalnum():
-            raise LabError(f"--name is {plan.name}, expected 1 to 8 letters and digits")
+        """Raises LabError if *plan* can't be. *say* is told each step."""
+        plan.check()
         self.plan, self._say = plan, say
         self.folder = BASE / plan.name
-        self.underlay = f"{plan.name}-net"
+        self.underlay = plan.underlay
         self.nodes: list[Node] = []
         self.etcd: EtcdCluster | None = None
-        self._etcd_pids: list[int] = []
 
     # Up
 
     def up(self, wait: bool = True) -> Cluster:
-        """Make it; with *wait* until each node is ready and its pods are there. Raises LabError."""
-        if os.geteuid() != 0:
-            raise LabError("the lab makes network namespaces and needs root: sudo flannelctl lab …")
-        need("ip", "ping", "nsenter", "nft", "curl")
+        """Make it; with *wait* until each node is ready and its pods are there. Raises FlannelError, and leaves
+        nothing then; with PYFLANNEL_LAB_KEEP set it leaves everything, for a look."""
+        need_root()
+        need("ip", "ping", "nsenter", "unshare", "mount", *(["etcd"] if self.plan.store == "etcd" else []))
         NetworkConfig.parse(self.plan.config())
-        if self.folder.exists():
-            raise LabError(f"a lab called {self.plan.name} is up: `flannelctl lab down --name {self.plan.name}` first")
-        self.folder.mkdir(parents=True)
+        self._claim()
         try:
             self._say("the underlay")
             self._wire()
             self._say(f"the {self.plan.store} store")
             self._open_store()
             self._say("flanneld on each node")
-            self.save()
             for node in self.nodes:
                 node.start_flanneld()
+            self.save()
             if wait:
                 for node in self.nodes:
                     node.wait_ready()
@@ -118,10 +75,19 @@ class Cluster:
             raise
         return self
 
+    def _claim(self) -> None:
+        """Take the name, or raise LabError and touch nothing."""
+        name = self.plan.name
+        down = f"`flannelctl lab down --name {name}` first"
+        if not self.folder.exists() and (taken := self.plan.own(namespaces())):
+            raise LabError(f"namespaces of a lab called {name} are there already ({', '.join(taken)}): {down}")
+        try:
+            self.folder.mkdir(parents=True)
+        except FileExistsError:
+            raise LabError(f"a lab called {name} is up: {down}") from None
+
     def _wire(self) -> None:
         plan = self.plan
-        run("ip", "netns", "add", self.underlay)
-        run("ip", "netns", "exec", self.underlay, "sysctl", "-qw", *_SYSCTLS)
         links = 2 if plan.routed else 1
         lines = ["link set lo up"]
         for link in range(links):
@@ -131,44 +97,49 @@ class Cluster:
                 f"addr add 192.168.{77 + link}.1/24 dev br{link}",
                 f"addr add fd00:{77 + link}::1/64 dev br{link} nodad",
             ]
-        for number in range(1, plan.nodes + 1):
-            node = self._node(number, (number - 1) % links)
-            run("ip", "netns", "add", node.netns)
-            # Before its interfaces come: no wait for duplicate address detection.
-            run("ip", "netns", "exec", node.netns, "sysctl", "-qw", *_SYSCTLS)
+        self.nodes = [self._node(number, (number - 1) % links) for number in range(1, plan.nodes + 1)]
+        names = [self.underlay, *(node.netns for node in self.nodes)]
+        batch("", [f"netns add {name}" for name in names])
+        for name in names:
+            sysctls(name, NODE_SYSCTLS)
+        for number, node in enumerate(self.nodes):
             lines += [
                 f"link add {node.port} mtu {plan.mtu} type veth peer name e0 mtu {plan.mtu} netns {node.netns}",
-                f"link set {node.port} master br{(number - 1) % links} up",
+                f"link set {node.port} master br{number % links} up",
             ]
-            self.nodes.append(node)
         batch(self.underlay, lines)
         for node in self.nodes:
-            six = ip_address(node.address6)
+            link6 = node.address6.split("::")[0]
             batch(
                 node.netns,
                 [
                     "link set lo up",
                     "link set e0 up",
                     f"addr add {node.address}/24 dev e0",
-                    f"addr add {six}/64 dev e0 nodad",
+                    f"addr add {node.address6}/64 dev e0 nodad",
                     f"route add default via {node.gateway}",
-                    f"route add default via fd00:{node.gateway.split('.')[2]}::1 dev e0",
+                    f"route add default via {link6}::1 dev e0",
                 ],
             )
-            node.hold()
+        for node, holder in [(node, node.hold()) for node in self.nodes]:  # all begin, then all are waited for
+            node.held(holder)
 
     def _node(self, number: int, link: int) -> Node:
-        plan = self.plan
+        plan, name = self.plan, f"n{number}"
+        own = [f"--node-name={name}", f"--healthz-port={HEALTHZ_PORT}", *self._store_flags()]
         return Node(
-            f"n{number}",
-            f"{plan.name}-n{number}",
-            str(self.folder / f"n{number}"),
-            f"192.168.{77 + link}.{10 + number}",
-            f"fd00:{77 + link}::{10 + number:x}",
-            f"192.168.{77 + link}.1",
-            f"n{number}",
-            [f"--node-name=n{number}", f"--healthz-port={HEALTHZ_PORT}", *self._store_flags(), *plan.flags],
+            name=name,
+            netns=f"{plan.name}-{name}",
+            folder=str(self.folder / name),
+            address=f"192.168.{77 + link}.{10 + number}",
+            address6=f"fd00:{77 + link}::{10 + number:x}",
+            gateway=f"192.168.{77 + link}.1",
+            port=name,
+            arguments=[*own, *plan.flags, *plan.node_flags.get(name, ())],
+            command=list(plan.command),
         )
+
+    # The store
 
     def _store_flags(self) -> list[str]:
         if self.plan.store == "local":
@@ -176,13 +147,12 @@ class Cluster:
         return ["--store=etcd", f"--etcd-endpoints={','.join(self._endpoints())}"]
 
     def _endpoints(self) -> list[str]:
-        return [f"http://192.168.77.1:{2379 + 2 * member}" for member in range(self.plan.members)]
+        return [f"http://{STORE_HOST}:{ETCD_PORT + 2 * member}" for member in range(self.plan.members)]
 
     def _open_store(self) -> None:
         if self.plan.store == "etcd":
-            need("etcd")
             prefix = ("ip", "netns", "exec", self.underlay)
-            self.etcd = EtcdCluster(self.folder / "etcd", self.plan.members, "192.168.77.1", 2379, prefix=prefix)
+            self.etcd = EtcdCluster(self.folder / "etcd", self.plan.members, STORE_HOST, ETCD_PORT, prefix=prefix)
             self.etcd.start()
         self.write_config(self.plan.config())
 
@@ -217,25 +187,31 @@ class Cluster:
 
     def save(self) -> None:
         """Write down what there is, for later commands."""
-        pids = [m.process.pid for m in self.etcd.members if m.process] if self.etcd else self._etcd_pids
-        plan = asdict(self.plan)
-        state = {"plan": plan, "nodes": [node.dump() for node in self.nodes], "etcd": pids}
-        (self.folder / "state.json").write_text(json.dumps(state, indent=1))
+        state = {"plan": self.plan.dump(), "nodes": [node.dump() for node in self.nodes]}
+        written = self.folder / "state.json.new"
+        written.write_text(json.dumps(state, indent=1))
+        written.replace(self.folder / "state.json")
 
     @classmethod
     def load(cls, name: str) -> Cluster:
-        """The cluster called *name*. Raises LabError if there is none."""
+        """The cluster called *name*. Raises LabError if there is none, or if we aren't root."""
+        Plan(name).check()
         try:
             state = json.loads((BASE / name / "state.json").read_text())
-        except (OSError, ValueError):
+            found = cls(Plan.load(state["plan"]))
+            found.nodes = [Node.load(node) for node in state["nodes"]]
+        except OSError:
             raise LabError(f"no lab called {name} is up: `flannelctl lab up --name {name}`") from None
-        found = cls(Plan(**{**state["plan"], "flags": tuple(state["plan"]["flags"])}))
-        found.nodes = [Node.load(node) for node in state["nodes"]]
-        found._etcd_pids = state["etcd"]
+        except (ValueError, KeyError, TypeError):
+            raise LabError(
+                f"the lab called {name} was made by another version: `flannelctl lab down --name {name}`"
+            ) from None
+        need_root()
         return found
 
     @property
     def pods(self) -> list[Pod]:
+        """Every node's pods."""
         return [pod for node in self.nodes for pod in node.pods]
 
     def node(self, name: str) -> Node:
@@ -246,23 +222,18 @@ class Cluster:
         raise LabError(f"no node {name} in this lab: {', '.join(node.name for node in self.nodes)}")
 
     def down(self) -> None:
-        """End every process and namespace of this name, also what a crash left."""
+        """End every process and namespace of this name, also what a crash left. Raises LabError if some stay."""
+        need_root()
         for node in self.nodes:
             node.stop_flanneld(signal.SIGKILL)
+            node.let_go()
         if self.etcd is not None:
             self.etcd.stop()
-        for pid in (*self._etcd_pids, *(node.holder for node in self.nodes)):
-            if alive(pid):
-                os.kill(pid, signal.SIGKILL)
-        mine = f"{self.plan.name}-"
-        names = [name for name in _namespaces() if name.startswith(mine)]
-        for name in names:
-            for left in run("ip", "netns", "pids", name, check=False).stdout.split():
-                if int(left) != os.getpid():
-                    os.kill(int(left), signal.SIGKILL)
-        ends = [subprocess.Popen(["ip", "netns", "del", name]) for name in names]
-        for end in ends:
-            end.wait()
+        names = self.plan.own(namespaces())
+        clear(names)
+        batch("", [f"netns del {name}" for name in names], force=True)
+        if left := self.plan.own(namespaces()):
+            raise LabError(f"namespaces can't be removed: {', '.join(left)}")
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Cluster:
@@ -272,6 +243,4 @@ class Cluster:
         self.down()
 
 
-def _namespaces() -> list[str]:
-    folder = Path("/run/netns")
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+__all__ = ["BASE", "Cluster", "Plan"]
