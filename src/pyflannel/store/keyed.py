@@ -20,6 +20,7 @@ from pyflannel.store.keyvalue import Compacted, Entry, Gone, KeyValue
 log = logging.getLogger(__name__)
 
 RACES = 50  # Ours to tune: 50 nodes that start at once and always collide all get through
+RACE_PAUSE_S = 0.005  # after the first lost race, at most; twice that after each further one, up to 1 s
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.1, 5.0  # flannel's
 
 
@@ -36,7 +37,9 @@ class KeyedStore:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        self._db, self._prefix = database, "/" + prefix.strip("/")
+        # As flannel joins paths: without a slash in front unless one is given.
+        clean = "/".join(part for part in prefix.split("/") if part)
+        self._db, self._prefix = database, f"/{clean}" if prefix.startswith("/") else clean
         self._clock, self._monotonic, self._sleep = clock, monotonic, sleep
         self._rng = rng or random.Random()
         self.contact = Contact()
@@ -88,42 +91,46 @@ class KeyedStore:
         return next((lease for lease in ours if lease.subnets == previous), ours[0] if ours else None)
 
     async def acquire(self, attrs: LeaseAttrs, previous: Subnets | None) -> Lease:
-        for _ in range(RACES):
+        for lost in range(RACES):
             config = await self.network_config()
-            entries, _ = await self._db.entries(self._subnets)
-            found = {entry.key: (entry, decode_key(entry.key), self._lease(entry)) for entry in entries}
-            leases = [lease for _, _, lease in found.values() if lease is not None]
-            unreadable = [subnets for _, subnets, lease in found.values() if lease is None and subnets is not None]
-            choice = choose(config, leases, unreadable, attrs, previous, self._rng)
+            entries, revision = await self._db.entries(self._subnets)
+            found = [(entry, decode_key(entry.key), self._lease(entry)) for entry in entries]
+            place = {lease: entry for entry, _, lease in found if lease is not None}
+            unreadable = [subnets for _, subnets, lease in found if lease is None and subnets is not None]
+            choice = choose(config, list(place), unreadable, attrs, previous, self._rng)
             key = self._subnets + encode_key(choice.subnets)
-            held = found[key][0] if choice.held is not None else None
-            delete = [self._subnets + encode_key(lease.subnets) for lease in choice.give_back]
-            when = {key: held.revision if held else 0} | {old: found[old][0].revision for old in delete}
-            if key in delete:
-                delete.remove(key)
-                when[key] = found[key][0].revision
-            forever = held is not None and not held.mortal
-            if await self._db.commit(when, {key: encode_value(attrs)}, delete, None if forever else LEASE_TTL_S):
+            # Found by lease, not by key: what people put by hand may be spelled in another way than ours.
+            before = [*([choice.held] if choice.held else []), *choice.give_back]
+            when = {key: 0} | {place[lease].key: place[lease].revision for lease in before}
+            delete = [old for old in when if old != key]
+            kept = [lease for lease in before if lease == choice.held or lease.subnets.ipv4 == choice.subnets.ipv4]
+            forever = any(not place[lease].mortal for lease in kept)  # switching IPv6 on or off ends no reservation
+            ttl_s = None if forever else LEASE_TTL_S
+            guard = None if choice.held else self._guard(choice.subnets, revision)
+            if await self._db.commit(when, {key: encode_value(attrs)}, delete, ttl_s, guard):
                 if choice.give_back and delete:
                     log.info("gave back %s", ", ".join(str(lease.subnets) for lease in choice.give_back))
                 return Lease(choice.subnets, attrs, None if forever else self._clock() + LEASE_TTL_S)
+            await self._pause(lost)
         raise StoreError(f"{self.name}: lost {RACES} races for a subnet in a row; try again")
 
     async def renew(self, lease: Lease, attrs: LeaseAttrs | None = None) -> Lease:
         key = self._subnets + encode_key(lease.subnets)
         attrs = attrs or lease.attrs
-        for _ in range(RACES):
+        for lost in range(RACES):
             entry = await self._db.get(key)
+            guard = None
             if entry is None:
-                await self._refuse_if_taken(lease)
+                guard = await self._refuse_if_taken(lease)
             else:
                 held = self._lease(entry)
                 if held is None or not (held.attrs.same_node(lease.attrs) or held.attrs.same_node(attrs)):
                     raise self._taken(lease.subnets, held)
             forever = not entry.mortal if entry else lease.expires is None
             when = {key: entry.revision if entry else 0}
-            if await self._db.commit(when, {key: encode_value(attrs)}, (), None if forever else LEASE_TTL_S):
+            if await self._db.commit(when, {key: encode_value(attrs)}, (), None if forever else LEASE_TTL_S, guard):
                 return Lease(lease.subnets, attrs, None if forever else self._clock() + LEASE_TTL_S)
+            await self._pause(lost)
         raise StoreError(f"{self.name}: lost {RACES} races for {lease.subnets} in a row; try again")
 
     async def release(self, subnets: Subnets) -> bool:
@@ -138,24 +145,38 @@ class KeyedStore:
         if not fits(config, subnets):
             raise ConfigError("reservation", "subnet", str(subnets), f"one that a node can have: {_shape(config)}")
         key = self._subnets + encode_key(subnets)
-        for _ in range(RACES):
+        for lost in range(RACES):
             entry = await self._db.get(key)
             held = self._lease(entry) if entry else None
+            guard = None
             if entry is None:
-                await self._refuse_if_taken(Lease(subnets, attrs))
+                guard = await self._refuse_if_taken(Lease(subnets, attrs))
             elif held is None or not held.attrs.same_node(attrs):
                 raise self._taken(subnets, held)
             published = held.attrs if held else attrs
-            if await self._db.commit({key: entry.revision if entry else 0}, {key: encode_value(published)}):
+            when = {key: entry.revision if entry else 0}
+            if await self._db.commit(when, {key: encode_value(published)}, (), None, guard):
                 return Lease(subnets, published, None)
+            await self._pause(lost)
         raise StoreError(f"{self.name}: lost {RACES} races for {subnets} in a row; try again")
 
-    async def _refuse_if_taken(self, lease: Lease) -> None:
-        entries, _ = await self._db.entries(self._subnets)
+    async def _refuse_if_taken(self, lease: Lease) -> tuple[str, int] | None:
+        """Raises LeaseTaken if somebody's subnets overlap *lease*'s; the guard under which that stays so."""
+        entries, revision = await self._db.entries(self._subnets)
         for entry in entries:
             other = decode_key(entry.key)
             if other is not None and other.overlaps(lease.subnets):
                 raise self._taken(lease.subnets, self._lease(entry))
+        return self._guard(lease.subnets, revision)
+
+    def _guard(self, subnets: Subnets, revision: int) -> tuple[str, int] | None:
+        """What makes a new key safe beside its own absence. A key of one family is its subnet: nobody else can make
+        it. With two families, others may take one of them under another key: then there must be no new key at all."""
+        return None if subnets.ipv4 is None or subnets.ipv6 is None else (self._subnets, revision)
+
+    async def _pause(self, lost: int) -> None:
+        """Let others through after *lost* + 1 races: those that start together mustn't meet again and again."""
+        await self._sleep(self._rng.uniform(0, min(RACE_PAUSE_S * 2**lost, 1.0)))
 
     def _taken(self, subnets: Subnets, holder: Lease | None) -> LeaseTaken:
         if holder is None:

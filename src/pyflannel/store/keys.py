@@ -9,7 +9,7 @@ from pyflannel.model.fields import Fields
 from pyflannel.model.lease import LeaseAttrs, Subnets
 
 # Searched, not anchored at the start; two of the dots are wildcards: both as in flannel.
-_KEY = re.compile(r"(\d+\.\d+.\d+.\d+)-(\d+)(?:&([0-9a-f:]+)-(\d+))?\Z")
+_KEY = re.compile(r"(\d+\.\d+.\d+.\d+)-(\d+)(?:&([0-9a-f:]+)-(\d+))?\Z", re.ASCII)
 
 
 def encode_key(subnets: Subnets) -> str:

@@ -49,8 +49,12 @@ class KeyValue(Protocol):
         put: Mapping[str, str] | None = None,
         delete: Sequence[str] = (),
         ttl_s: int | None = None,
+        nothing_new: tuple[str, int] | None = None,
     ) -> bool:
-        """One transaction: if each key of *when* is at its revision (0: absent), put and delete. False if not."""
+        """One transaction: if each key of *when* is at its revision (0: absent), put and delete. False if not.
+
+        With *nothing_new*, a prefix and a revision, only if no key below the prefix was made after that revision (a
+        database may count a change of one as well)."""
         ...
 
     async def prolong(self, key: str, ttl_s: int) -> bool:

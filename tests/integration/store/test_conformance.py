@@ -70,6 +70,27 @@ async def test_fifty_nodes_at_once(shared: Cluster) -> None:
     assert len(await stores[0].leases()) == 50
 
 
+async def test_fifty_nodes_of_two_families_at_once(shared: Cluster) -> None:
+    """Their keys differ as soon as one family does: no subnet of either may be given twice for that."""
+    await shared.store().write_config(DUAL)
+    stores = [shared.store(number) for number in range(50)]
+    leases = await asyncio.gather(*(store.acquire(attrs(number), None) for number, store in enumerate(stores, 1)))
+    assert len({lease.subnets.ipv4 for lease in leases}) == 50
+    assert len({lease.subnets.ipv6 for lease in leases}) == 50
+
+
+@pytest.mark.parametrize("tail", ["10.5.7.9-24", "10.5.7.0-024", "x10.5.7.0-24"])
+async def test_a_key_spelled_in_another_way(shared: Cluster, tail: str) -> None:
+    store, raw = shared.store(), shared.raw()
+    await store.write_config(CONFIG)
+    await raw.commit({}, {f"{shared.prefix}/subnets/{tail}": '{"PublicIP":"192.168.0.1","PublicIPv6":null}'})
+    lease = await store.acquire(attrs(1), None)
+    assert (lease.subnets, lease.expires) == (net("10.5.7.0/24"), None), "a reservation put by hand"
+    assert await store.renew(lease) == lease
+    assert [found.subnets for found in await store.leases()] == [net("10.5.7.0/24")]
+    await raw.close()
+
+
 async def test_out_of_subnets_says_of_which(shared: Cluster) -> None:
     store = shared.store()
     await store.write_config('{"Network": "10.5.0.0/22", "SubnetLen": 24, "Backend": {"Type": "vxlan"}}')
@@ -185,6 +206,17 @@ async def test_a_reservation_stays_one(shared: Cluster) -> None:
     assert (await store.renew(lease)).expires is None
     shared.clock.pass_(10 * LEASE_TTL_S)
     assert await store.leases() == (Lease(net("10.5.40.0/24"), attrs(4, '{"VNI":1}'), None),)
+
+
+async def test_a_reservation_survives_switching_ipv6_on_and_off(shared: Cluster) -> None:
+    store = shared.store()
+    await store.write_config(CONFIG)
+    await store.reserve(net("10.5.40.0/24"), attrs(4))
+    for config in (DUAL, CONFIG):
+        await store.write_config(config)
+        lease = await store.acquire(attrs(4), None)
+        assert (lease.subnets.ipv4, lease.expires) == (net("10.5.40.0/24").ipv4, None)
+        assert [found.expires for found in await store.leases()] == [None]
 
 
 async def test_a_live_lease_becomes_a_reservation_and_keeps_its_data(shared: Cluster) -> None:

@@ -193,6 +193,12 @@ async def test_something_else_behind_the_port() -> None:
         await database.close()
 
 
+async def test_a_prefix_without_a_slash_is_flannels(alone: EtcdCluster) -> None:
+    async with opened(alone.endpoints, prefix="flannel//net/") as store:
+        await store.write_config(CONFIG)
+    assert etcdctl(alone, "get", "flannel/net/config", "--keys-only").split() == ["flannel/net/config"]
+
+
 # The watch
 
 

@@ -54,6 +54,7 @@ class Etcd:
         put: Mapping[str, str] | None = None,
         delete: Sequence[str] = (),
         ttl_s: int | None = None,
+        nothing_new: tuple[str, int] | None = None,
     ) -> bool:
         lease = 0
         if put and ttl_s is not None:
@@ -63,6 +64,18 @@ class Etcd:
             rpc.Compare(target=rpc.Compare.MOD, key=key.encode(), mod_revision=revision)
             for key, revision in when.items()
         ]
+        if nothing_new is not None:
+            prefix, since = nothing_new
+            low, high = prefix.encode(), _after(prefix)
+            compare.append(
+                rpc.Compare(
+                    target=rpc.Compare.CREATE,
+                    result=rpc.Compare.LESS,
+                    key=low,
+                    range_end=high,
+                    create_revision=since + 1,
+                )
+            )
         # Deletions first: a Go peer must see a subnet's old form go before its new one comes.
         ops = [rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key.encode())) for key in delete]
         ops += [
