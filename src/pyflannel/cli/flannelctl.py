@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 import typer
 
 from pyflannel import __version__
+from pyflannel.cli.goflags import UsageError
+from pyflannel.cli.which import hoisted
 from pyflannel.model.errors import FlannelError
+
+GROUPS = ("config", "leases", "lab")  # each a module of this package, imported only if it's asked for
 
 app = typer.Typer(
     help="Look at and steer a pyflannel (or flannel) network.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: half the time to the first line
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -24,26 +31,18 @@ def version() -> None:
     print(f"pyflannel {__version__}")
 
 
-def main() -> NoReturn:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Exit codes: 0 done, 1 it could not be done (one line says why), 2 a wrong call."""
-    # Only the branch that is asked for is imported: the lab and the stores are heavy.
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    words = hoisted(sys.argv[1:] if arguments is None else arguments)
     asked = words[0] if words else ""
-    if asked in ("lab", "") or "--help" in sys.argv:
-        from pyflannel.cli.lab import app as lab
-
-        app.add_typer(lab, name="lab")
-    if asked in ("config", "leases", "") or "--help" in sys.argv:
-        from pyflannel.cli.config import app as config
-        from pyflannel.cli.leases import app as leases
-
-        app.add_typer(config, name="config")
-        app.add_typer(leases, name="leases")
+    for name in GROUPS if asked not in GROUPS else (asked,):
+        group: typer.Typer = import_module(f"pyflannel.cli.{name}").app
+        app.add_typer(group, name=name)
     try:
-        app()
+        app(words, prog_name="flannelctl")
     except FlannelError as error:
         print(f"flannelctl: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     sys.exit(0)
 
 

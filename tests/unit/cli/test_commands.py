@@ -80,6 +80,25 @@ def test_flanneld_says_what_is_wrong() -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_version_and_help() -> None:
+    assert call("flannelctl", "version").stdout.startswith("pyflannel ")
+    shown = call("flannelctl", "--help").stdout
+    assert all(word in shown for word in ("config", "leases", "lab", "version"))
+
+
+def test_addresses_are_no_pictures(store: str) -> None:
+    call(
+        "flannelctl",
+        "config",
+        store,
+        "set",
+        "-",
+        text='{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:100::/48","Backend":{"Type":"vxlan"}}',
+    )
+    call("flannelctl", "leases", store, "reserve", "fd00:10:100:a::/64", "--public-ipv6", "fd00::1")
+    assert "fd00:10:100:a::/64" in call("flannelctl", "leases", store, "list").stdout
+
+
 def test_lab_errors_are_one_line() -> None:
     done = call("flannelctl", "lab", "ping", "--name", "nosuch")
     assert done.returncode == 1
