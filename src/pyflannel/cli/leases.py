@@ -7,18 +7,20 @@ import sys
 import time
 from contextlib import aclosing
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from pyflannel.cli import render
 from pyflannel.cli.goflags import UsageError
-from pyflannel.cli.which import Json, choose, with_store
+from pyflannel.cli.which import Json, choose, chosen, with_store
 from pyflannel.model.errors import StoreError
 from pyflannel.model.lease import Added, Lease, LeaseAttrs, Snapshot, Subnets
 
 if TYPE_CHECKING:
     from pyflannel.store.contract import Store
+
+A = TypeVar("A", IPv4Address, IPv6Address)
 
 app = typer.Typer(help="Who owns which subnet.", no_args_is_help=True, callback=choose, rich_markup_mode=None)
 Which = Annotated[str, typer.Argument(metavar="SUBNET", help="10.5.34.0/24, or an address in it, of either family.")]
@@ -27,26 +29,23 @@ Which = Annotated[str, typer.Argument(metavar="SUBNET", help="10.5.34.0/24, or a
 @app.command("list")
 def list_(context: typer.Context, as_json: Json = False) -> None:
     """All leases and reservations."""
-    found, expiry = with_store(context, _read)
+    found = with_store(context, lambda store: store.leases())
+    dated = _dated(context)
     if as_json:
-        print(json.dumps([_dict(lease, expiry) for lease in found], indent=1))
+        print(json.dumps([render.lease_dict(lease, dated) for lease in found], indent=1))
     else:
-        render.leases(found, time.time(), expiry)
+        render.leases(found, time.time(), dated)
 
 
 @app.command()
 def show(context: typer.Context, subnet: Which, as_json: Json = False) -> None:
     """One lease."""
-
-    async def work(store: Store) -> tuple[Lease, bool]:
-        found, expiry = await _read(store)
-        return _find(found, subnet), expiry
-
-    lease, expiry = with_store(context, work)
+    lease = _find(with_store(context, lambda store: store.leases()), subnet)
+    dated = _dated(context)
     if as_json:
-        print(json.dumps(_dict(lease, expiry), indent=1))
+        print(json.dumps(render.lease_dict(lease, dated), indent=1))
     else:
-        render.leases([lease], time.time(), expiry)
+        render.leases([lease], time.time(), dated)
 
 
 @app.command()
@@ -66,7 +65,7 @@ def reserve(
         raise UsageError("--public-ip (or --public-ipv6) is missing: the address of the node to reserve for")
     lease = with_store(context, lambda store: store.reserve(subnets, attrs))
     if as_json:
-        print(json.dumps(render.lease_dict(lease), indent=1))
+        print(json.dumps(render.lease_dict(lease, _dated(context)), indent=1))
     else:
         print(f"{lease.subnets} is reserved for {lease.attrs.address()}")
 
@@ -91,7 +90,7 @@ def release(
 
     lease = with_store(context, work)
     if as_json:
-        print(json.dumps(render.lease_dict(lease), indent=1))
+        print(json.dumps(render.lease_dict(lease, _dated(context)), indent=1))
     else:
         print(f"{lease.subnets} is free")
 
@@ -100,9 +99,11 @@ def release(
 def watch(context: typer.Context, as_json: Json = False) -> None:
     """What there is, then every change, until interrupted. A store that doesn't answer is waited for."""
 
+    dated = _dated(context)
+
     def say(word: str, subnets: Subnets, lease: Lease | None) -> None:
         if as_json:
-            shown = render.lease_dict(lease) if lease else {"ipv4": _str(subnets.ipv4), "ipv6": _str(subnets.ipv6)}
+            shown = render.lease_dict(lease, dated) if lease else render.subnets_dict(subnets)
             print(json.dumps({"time": round(time.time(), 3), "event": word, **shown}), flush=True)
         elif lease is not None:
             print(render.event(word, lease, time.time()), flush=True)
@@ -139,9 +140,16 @@ def watch(context: typer.Context, as_json: Json = False) -> None:
         return
 
 
-async def _read(store: Store) -> tuple[tuple[Lease, ...], bool]:
-    """All leases, and whether their expiry is the store's word and not a guess."""
-    return await store.leases(), True
+def _dated(context: typer.Context) -> bool:
+    """Whether a listing tells when leases expire. etcd's doesn't: it would be one more request per lease."""
+    return chosen(context).store_kind != "etcd"
+
+
+def _address(text: str, flag: str, kind: type[A]) -> A | None:
+    try:
+        return kind(text) if text else None
+    except ValueError:
+        raise UsageError(f'{flag} is "{text}", expected an {kind.__name__[:4]} address') from None
 
 
 def _find(leases: tuple[Lease, ...], text: str) -> Lease:
@@ -158,9 +166,7 @@ def _find(leases: tuple[Lease, ...], text: str) -> Lease:
     raise StoreError(f"there is no lease of {text}: see `flannelctl leases list`")
 
 
-def _inside(
-    address: IPv4Address | IPv6Address | IPv4Network | IPv6Network, subnet: IPv4Network | IPv6Network
-) -> bool:
+def _inside(address: IPv4Address | IPv6Address | IPv4Network | IPv6Network, subnet: IPv4Network | IPv6Network) -> bool:
     return isinstance(address, IPv4Address | IPv6Address) and address in subnet
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from pyflannel.model.lease import Lease
+from pyflannel.model.lease import Lease, Subnets
 from pyflannel.model.network import NetworkConfig
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))}
@@ -24,23 +24,28 @@ def plain(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-def lease_dict(lease: Lease) -> dict[str, Any]:
-    """A lease as JSON: addresses as text, expiry as Unix seconds (null: a reservation)."""
+def subnets_dict(subnets: Subnets) -> dict[str, Any]:
+    """A lease's subnets as JSON, null for a family it lacks."""
+    return {"ipv4": _text(subnets.ipv4), "ipv6": _text(subnets.ipv6)}
+
+
+def lease_dict(lease: Lease, dated: bool) -> dict[str, Any]:
+    """A lease as JSON: addresses as text, expiry as Unix seconds (null: it's reserved, or not *dated*)."""
     attrs = lease.attrs
     return {
-        "ipv4": _text(lease.subnets.ipv4),
-        "ipv6": _text(lease.subnets.ipv6),
+        **subnets_dict(lease.subnets),
         "public_ip": _text(attrs.public_ip),
         "public_ipv6": _text(attrs.public_ipv6),
         "backend": attrs.backend_type,
         "data": json.loads(attrs.backend_data) if attrs.backend_data else None,
         "data6": json.loads(attrs.backend_v6_data) if attrs.backend_v6_data else None,
-        "expires": lease.expires,
+        "reserved": lease.expires is None,
+        "expires": lease.expires if dated else None,
     }
 
 
-def leases(found: Sequence[Lease], now: float, expiry: bool = True) -> None:
-    """Print a table of leases. Without *expiry* (the store doesn't tell) it says which are reserved, and no more."""
+def leases(found: Sequence[Lease], now: float, dated: bool) -> None:
+    """Print a table of leases. Without *dated* (the store doesn't tell) it says which are reserved, and no more."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -56,7 +61,7 @@ def leases(found: Sequence[Lease], now: float, expiry: bool = True) -> None:
         attrs = lease.attrs
         nodes = " ".join(str(ip) for ip in (attrs.public_ip, attrs.public_ipv6) if ip)
         data = " ".join(text for text in (attrs.backend_data, attrs.backend_v6_data) if text)
-        cells = (str(lease.subnets), nodes or "-", attrs.backend_type or "-", data or "-", _when(lease, now, expiry))
+        cells = (str(lease.subnets), nodes or "-", attrs.backend_type or "-", data or "-", _when(lease, now, dated))
         table.add_row(*(Text(plain(cell)) for cell in cells))
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     console = Console(highlight=False, emoji=False, width=width)
@@ -126,10 +131,10 @@ def _text(value: object | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _when(lease: Lease, now: float, expiry: bool) -> str:
+def _when(lease: Lease, now: float, dated: bool) -> str:
     if lease.expires is None:
         return "never (reserved)"
-    if not expiry:
+    if not dated:
         return "within 24 h"
     left_s = lease.expires - now
     if left_s <= 0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from pyflannel.cli.options import BY_NAME, parse
+from pyflannel.cli.options import BY_NAME, Options, parse
 
 if TYPE_CHECKING:
     from pyflannel.store.contract import Store
@@ -48,14 +48,19 @@ def choose(
     context.obj = [f"--{name}={value}" for name, value in given.items() if value]
 
 
+def chosen(context: typer.Context) -> Options:
+    """What was chosen, by option or variable. Raises UsageError."""
+    arguments: list[str] = context.obj or []
+    # Of flanneld's variables only the store's: what else is wrong there is flanneld's business.
+    variables = {BY_NAME[name].variable for name in STORE_FLAGS}
+    return parse(arguments, {name: text for name, text in os.environ.items() if name in variables})
+
+
 def with_store(context: typer.Context, work: Callable[[Store], Awaitable[T]], *, create: bool = False) -> T:
     """What *work* gives with the store that was chosen; without *create* one that isn't there is an error."""
     from pyflannel.cli.stores import open_store
 
-    arguments: list[str] = context.obj or []
-    # Of flanneld's variables only the store's: what else is wrong there is flanneld's business.
-    variables = {BY_NAME[name].variable for name in STORE_FLAGS}
-    options = parse(arguments, {name: text for name, text in os.environ.items() if name in variables})
+    options = chosen(context)
 
     async def go() -> T:
         store = open_store(options, create=create)

@@ -24,7 +24,9 @@ def store(tmp_path: Path) -> str:
     path = f"--local-store={tmp_path}/s.db"
     done = call("flannelctl", "config", path, "set", "-", text=CONFIG)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "IPv4: 10.5.0.0/16, a /24 a node from 10.5.1.0 to 10.5.255.0\nbackend: vxlan\n"
+    assert (
+        done.stdout == "IPv4: 10.5.0.0/16, a /24 a node from 10.5.1.0 to 10.5.255.0\nbackend: vxlan\nroom: 255 nodes\n"
+    )
     return path
 
 
@@ -57,14 +59,16 @@ def test_leases(store: str) -> None:
     assert "it is leased by 192.168.7.9" in leases("reserve", "10.5.34.0/24", "--public-ip", "192.168.7.1").stderr
     assert "say --yes" in leases("release", "10.5.34.0/24").stderr
     assert leases("release", "10.5.34.0/24", "--yes").stdout == "10.5.34.0/24 is free\n"
-    for words in (
-        ("show", "10.5.34.0/24"),
-        ("show", "x"),
-        ("reserve", "10.5.34.0/24"),
-        ("reserve", "10.5.34.0/24", "--public-ip", "y"),
+    for code, *words in (
+        (1, "show", "10.5.34.0/24"),
+        (2, "show", "x"),
+        (2, "reserve", "10.5.34.0/24"),
+        (2, "reserve", "10.5.34.0/24", "--public-ip", "y"),
+        (2, "reserve", "10.5.34.0/24,10.5.35.0/24", "--public-ip", "192.168.7.9"),
+        (1, "reserve", "10.6.34.0/24", "--public-ip", "192.168.7.9"),
     ):
-        done = leases(*words)
-        assert done.returncode == 1, words
+        done = leases(*(str(word) for word in words))
+        assert done.returncode == code, words
         assert done.stderr.count("\n") == 1
         assert "Traceback" not in done.stderr
 

@@ -148,8 +148,6 @@ class Sqlite:
     async def close(self) -> None:
         await self._in_thread(self._close)
 
-    # All below runs in the thread
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -160,6 +158,8 @@ class Sqlite:
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run *work* in one transaction. Raises StoreUnreachable."""
         return await self._in_thread(lambda: self._transact(work))
+
+    # All below runs in the thread
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         db = self._open()
