@@ -220,6 +220,8 @@ async def test_a_file_spoilt_under_a_watch_is_named_and_followed_again_when_mend
     bad.write_bytes(b"not what it was" * 1000)
     async with aclosing(store.watch()) as watch:
         assert isinstance(await event(watch), Snapshot)
+        with sqlite3.connect(path) as other:  # what is in the log would hide what is in the file
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         following = asyncio.ensure_future(event(watch))
         path.rename(good)  # noqa: ASYNC240
         bad.rename(path)
@@ -273,7 +275,7 @@ async def test_a_disk_that_becomes_read_only_is_named_until_it_is_not(small_disk
     await store.acquire(attrs(1), None)
     await store.close()
     remount(small_disk, "ro")
-    with pytest.raises(StoreUnreachable, match=r"store\.db: (it may not be written|Read-only file system)"):
+    with pytest.raises(StoreUnreachable, match=r"store\.db: (it may not|it can't|Read-only)"):
         await store.acquire(attrs(2), None)
     remount(small_disk, "rw")
     assert (await store.acquire(attrs(2), None)).attrs == attrs(2)

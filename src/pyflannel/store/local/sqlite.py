@@ -46,6 +46,7 @@ _CURES = {
     sqlite3.SQLITE_NOTADB: "it is damaged or no SQLite file: move it away and restart the daemons",
     sqlite3.SQLITE_CORRUPT: "it is damaged: move it away and restart the daemons",
     sqlite3.SQLITE_READONLY: "it may not be written: check its owner and the file system",
+    sqlite3.SQLITE_CANTOPEN: "it can't be opened for writing: check its folder's owner and the file system",
     sqlite3.SQLITE_FULL: "the file system is full",
     sqlite3.SQLITE_IOERR: "the disk fails, or is full: see `dmesg`, `df`",
 }
