@@ -78,6 +78,7 @@ async def run(options: Options) -> None:
         loop.add_signal_handler(each, stop, each)
     try:
         async with asyncio.TaskGroup() as group:
+            group.create_task(systemd.signs_of_life())
             if options.healthz_port > 0:
                 from pyflannel.daemon.http import serve
 
@@ -167,7 +168,7 @@ class Flanneld:
             self._write_subnet_env(started)
             self.health.starting = None
             log.info("ready after %.2f s", time.monotonic() - self._began)
-            systemd.notify("READY=1")
+            systemd.notify("READY=1", f"STATUS={lease.subnets} over {backend.type}")
             group.create_task(tenure.keep())
             group.create_task(underlay.follow(node, self._moved))
             group.create_task(self._stay_present(started, ident))

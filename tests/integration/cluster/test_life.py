@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import socket
 from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,18 @@ def test_a_restart_loses_no_packet(make: Make, backend: str, number: signal.Sign
     assert there.sent > 50
     assert (there.lost, back.lost) == (0, 0)
     assert before == (subnet(node), node.exec("cat", "/sys/class/net/flannel.1/address").stdout)
+
+
+def test_a_service_manager_is_kept_informed(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "200000")
+        (node,) = make(nodes=1).nodes
+        said = {manager.recv(500).decode() for _ in range(8)}
+        assert "WATCHDOG=1" in said
+        assert f"READY=1\nSTATUS={subnet(node)} over vxlan" in said
 
 
 def test_a_node_that_leaves_is_forgotten_and_comes_back_as_it_was(make: Make) -> None:
