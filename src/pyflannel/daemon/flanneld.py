@@ -13,13 +13,13 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pyflannel.backend.contract import Backend, Factory
 from pyflannel.backend.registry import factory
 from pyflannel.cli.options import Options
 from pyflannel.cli.stores import open_store
-from pyflannel.daemon import systemd
+from pyflannel.daemon import control, systemd
 from pyflannel.daemon.health import Health
 from pyflannel.daemon.peers import Peers
 from pyflannel.daemon.tenure import Tenure
@@ -37,6 +37,7 @@ from pyflannel.rules.traffic import Traffic, chains
 from pyflannel.store.checkpoint import Checkpoint, load, save
 from pyflannel.store.contract import PRESENCE_TTL_S, Store
 from pyflannel.table.contract import Scope, Source, Table
+from pyflannel.table.engine import Choice, EngineMonitor, EngineRoutesTable, Engines, EngineTable
 from pyflannel.table.firewall import FirewallMonitor, FirewallTable, choose_manager
 from pyflannel.table.kernel import Kernel
 from pyflannel.table.links import LinksTable
@@ -44,6 +45,7 @@ from pyflannel.table.monitor import Monitor
 from pyflannel.table.nftables import Nftables
 from pyflannel.table.rtables import AddressesTable, FdbTable, NeighboursTable, RoutesTable
 from pyflannel.table.sysctls import SysctlsTable
+from pyflannel.table.tuns import TunsTable
 from pyflannel.wire import subnet_env
 from pyflannel.wire.files import write_atomically
 
@@ -62,7 +64,8 @@ async def run(options: Options) -> None:
     group."""
     store = open_store(options)
     kernel = Kernel()
-    daemon = Flanneld(options, store, kernel)
+    engines = Engines(Path(options.subnet_file).with_suffix(".bpf"), cast(Choice, options.udp_engine))
+    daemon = Flanneld(options, store, kernel, engines)
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
     assert main is not None
@@ -84,9 +87,11 @@ async def run(options: Options) -> None:
 
                 ip, port = options.healthz_ip, options.healthz_port
                 group.create_task(serve(ip, port, daemon.health.problems, daemon.status))
+            group.create_task(control.serve(Path(options.subnet_file).with_suffix(".sock"), daemon.status))
             group.create_task(daemon.run())
     finally:
         await store.close()
+        engines.close()
         kernel.close()
 
 
@@ -108,8 +113,8 @@ class Started:
 class Flanneld:
     """The daemon of one node."""
 
-    def __init__(self, options: Options, store: Store, kernel: Kernel) -> None:
-        self._options, self._store, self._kernel = options, store, kernel
+    def __init__(self, options: Options, store: Store, kernel: Kernel, engines: Engines) -> None:
+        self._options, self._store, self._kernel, self._engines = options, store, kernel, engines
         self.health = Health(store.contact)
         self._rng = random.Random()
         self._subnet_file = Path(options.subnet_file)
@@ -250,6 +255,9 @@ class Flanneld:
         await links.mark()
         tables: list[Table[Any]] = [
             links,
+            TunsTable(self._kernel, scope),
+            EngineTable(self._engines),
+            EngineRoutesTable(self._engines),
             AddressesTable(self._kernel, scope),
             SysctlsTable(),
             NeighboursTable(self._kernel, scope),
@@ -259,6 +267,7 @@ class Flanneld:
         ]
         resync_s = options.iptables_resync if manager == "iptables" else 0
         sources: list[Source] = [Monitor(self._kernel, scope, underlay.touch), FirewallMonitor(resync_s)]
+        sources.append(EngineMonitor(self._engines))
         traffic = Traffic(options.ip_masq, options.iptables_forward_rules, not options.ip_masq_fully_random_disable)
         extra: list[Row] = list(chains(config, own, traffic, manager))
         if options.ip_blackhole_route:
@@ -367,13 +376,18 @@ class Flanneld:
                 "interface": started.node.interface,
                 "address": started.tenure.lease.attrs.address(),
                 "lease": {"subnets": str(started.peers.own), "expires": started.tenure.lease.expires},
-                "backend": {"type": started.peers.backend.type, "mtu": started.peers.backend.mtu},
+                "backend": {
+                    "type": started.peers.backend.type,
+                    "mtu": started.peers.backend.mtu,
+                    "devices": started.peers.backend.devices,
+                },
                 "peers": len(started.peers.ledger.leases),
                 "unreachable": {str(subnets): why for subnets, why in started.peers.unreachable.items()},
                 "tables": {
                     name: {"rows": rows, "failing": failing}
                     for name, (rows, failing) in started.reconciler.counts().items()
                 },
+                "engine": self._engines.status() if self._engines.row else None,
                 "in_sync": started.reconciler.in_sync(),
                 "disturbances": [str(entry) for entry in started.reconciler.journal.entries],
             }
