@@ -1,6 +1,6 @@
 //! Who the peers are, and what may come from them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -37,7 +37,7 @@ pub struct Peers {
     own: Vec<Prefix>,
     all: BTreeMap<Prefix, Peer>,
     table: Table<Arc<Peer>>,
-    endpoints: HashSet<IpAddr>,
+    endpoints: HashMap<IpAddr, Arc<Peer>>,
 }
 
 impl Peers {
@@ -58,8 +58,9 @@ impl Peers {
         }
         let mut found = Peers { own: self.own.clone(), ..Peers::default() };
         for (subnet, peer) in &all {
-            found.table.insert(*subnet, Arc::new(peer.clone()));
-            found.endpoints.insert(peer.endpoint.ip());
+            let peer = Arc::new(peer.clone());
+            found.endpoints.insert(peer.endpoint.ip(), Arc::clone(&peer));
+            found.table.insert(*subnet, peer);
         }
         found.all = all;
         found
@@ -80,6 +81,11 @@ impl Peers {
         self.table.get(destination)
     }
 
+    /// A peer whose endpoint this is.
+    pub fn at(&self, endpoint: &IpAddr) -> Option<&Arc<Peer>> {
+        self.endpoints.get(endpoint)
+    }
+
     /// May this packet have come from `outer`? The peer it is from, or why not.
     pub fn admit(&self, outer: &IpAddr, ip: &Ip) -> Result<&Arc<Peer>, Reason> {
         match self.table.get(&ip.source) {
@@ -90,7 +96,7 @@ impl Peers {
                     Err(Reason::NotOurs)
                 }
             }
-            _ if self.endpoints.contains(outer) => Err(Reason::SpoofedSource),
+            _ if self.endpoints.contains_key(outer) => Err(Reason::SpoofedSource),
             _ => Err(Reason::NotAPeer),
         }
     }
