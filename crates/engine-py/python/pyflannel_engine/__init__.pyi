@@ -1,0 +1,52 @@
+"""The packet engine of pyflannel's udp backend.
+
+Both engines carry flannel's udp wire format: an inner IP packet is the payload of one UDP datagram. Subnets are texts
+in CIDR form, endpoints texts of addresses.
+"""
+
+from collections.abc import Sequence
+
+class UserEngine:
+    """Threads of this process, between a TUN device that is there already and UDP sockets. They end with `close`, or
+    with the object; the device stays."""
+
+    def __init__(
+        self,
+        device: str,
+        local: Sequence[str],
+        port: int,
+        own: Sequence[str],
+        *,
+        mtu: int,
+        threads: int = 1,
+        buffer: int = 8388608,
+    ) -> None:
+        """Attach to *device*, bind UDP *port* at each address of *local* (one a family), begin to carry.
+
+        *own* are this node's subnets: only what is for them is let in. *mtu* is the device's, *buffer* each socket's
+        (bytes). Raises OSError that says what can't be had and the way out, ValueError for a text that is none.
+        """
+
+    @property
+    def features(self) -> dict[str, bool]:
+        """vnet_hdr, tso, uso (of the TUN), udp_gso, udp_gro (of the sockets): what this kernel lets it do."""
+
+    def apply(self, remove: Sequence[str], add: Sequence[tuple[str, str, int]]) -> None:
+        """Forget the subnets *remove*, learn or change *add* (subnet, endpoint, UDP port), all at once; packets don't
+        wait. Raises ValueError that names what is wrong, with nothing done."""
+
+    def routes(self) -> list[tuple[str, str, int]]:
+        """Every peer: subnet, endpoint, UDP port."""
+
+    def counters(self) -> dict[str, int]:
+        """tx_packets, tx_bytes, rx_packets, rx_bytes (of inner packets), icmp_sent, and drop_<reason>: no_route,
+        not_a_peer, spoofed_source, not_ours, malformed, too_big, io."""
+
+    def peers(self) -> dict[str, dict[str, int]]:
+        """By subnet: tx_packets, tx_bytes, rx_packets, rx_bytes, drops."""
+
+    def problem(self) -> str | None:
+        """Why it carries nothing any more (the device is gone, it was closed); None while it does."""
+
+    def close(self) -> None:
+        """End it. Once more does nothing."""

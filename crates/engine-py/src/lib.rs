@@ -1,0 +1,12 @@
+//! `pyflannel_engine`: the packet engine for Python. Packets never meet the interpreter.
+
+use pyo3::prelude::*;
+
+mod convert;
+mod user;
+
+#[pymodule]
+#[pyo3(name = "_native")]
+fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<user::UserEngine>()
+}

@@ -1,0 +1,103 @@
+//! A TUN device (linux/if_tun.h), read and written in super-packets where it can.
+
+use std::ffi::c_ulong;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use flannel_engine::vnet;
+
+use crate::io::{check, explain};
+
+const TUNSETIFF: c_ulong = 0x4004_54ca;
+const TUNSETOFFLOAD: c_ulong = 0x4004_54d0;
+const IFF_TUN: i16 = 0x0001;
+const IFF_NO_PI: i16 = 0x1000;
+const IFF_VNET_HDR: i16 = 0x4000;
+const F_CSUM: c_ulong = 1;
+const F_TSO: c_ulong = 2 | 4 | 8; // IPv4, IPv6, with ECN
+const F_USO: c_ulong = 0x20 | 0x40; // Linux 6.2
+
+/// An open TUN device.
+#[derive(Debug)]
+pub struct Tun {
+    file: File,
+    /// Packets have a `virtio_net_hdr` before them.
+    pub vnet_hdr: bool,
+    /// The kernel hands over TCP super-packets.
+    pub tso: bool,
+    /// And UDP trains, and takes them.
+    pub uso: bool,
+}
+
+#[repr(C)]
+struct IfReq {
+    name: [u8; 16],
+    flags: i16,
+    pad: [u8; 22],
+}
+
+impl Tun {
+    /// Attach to the device `name`, which is there already, with the best offloads that it has.
+    pub fn attach(name: &str) -> io::Result<Tun> {
+        let path = "/dev/net/tun";
+        let open = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = open().map_err(|error| explain(error, &format!("{path} can't be opened")))?;
+        let mut vnet_hdr = true;
+        if set_name(&file, name, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR).is_err() {
+            vnet_hdr = false;
+            set_name(&file, name, IFF_TUN | IFF_NO_PI).map_err(|error| {
+                let why = match error.raw_os_error() {
+                    Some(libc::EBUSY) => "another process holds it (a second flanneld?)",
+                    Some(libc::EINVAL) => "it is no TUN device of one queue",
+                    _ => "it can't be attached to",
+                };
+                explain(error, &format!("{name}: {why}"))
+            })?;
+        }
+        let mut tun = Tun { file, vnet_hdr, tso: false, uso: false };
+        if vnet_hdr {
+            let offers = [(F_CSUM | F_TSO | F_USO, true, true), (F_CSUM | F_TSO, true, false), (F_CSUM, false, false)];
+            for (flags, tso, uso) in offers {
+                // SAFETY: this ioctl takes an integer.
+                if unsafe { libc::ioctl(tun.file.as_raw_fd(), TUNSETOFFLOAD, flags) } == 0 {
+                    (tun.tso, tun.uso) = (tso, uso);
+                    break;
+                }
+            }
+        }
+        Ok(tun)
+    }
+
+    /// For poll.
+    pub fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Bytes before each packet.
+    pub fn header_len(&self) -> usize {
+        if self.vnet_hdr { vnet::LEN } else { 0 }
+    }
+
+    /// One packet with its header, into `buffer`. WouldBlock: there is none.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// One packet, whose first slice is its header (left out where there is none).
+    pub fn write(&self, slices: &[IoSlice]) -> io::Result<()> {
+        let slices = if self.vnet_hdr { slices } else { &slices[1..] };
+        (&self.file).write_vectored(slices).map(drop)
+    }
+}
+
+fn set_name(file: &File, name: &str, flags: i16) -> io::Result<()> {
+    let mut request = IfReq { name: [0; 16], flags, pad: [0; 22] };
+    if name.is_empty() || name.len() > 15 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of a device")));
+    }
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: a struct ifreq's size and layout, which lives through the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) }).map(drop)
+}
