@@ -73,7 +73,10 @@ class Engines:
         self.apply((), [EngineRoute(*peer) for peer in peers])
 
     def _start_kernel(self, row: Engine, local: list[str], own: list[str]) -> None:
-        from pyflannel_engine import KernelEngine
+        try:
+            from pyflannel_engine import KernelEngine
+        except ImportError:
+            return
 
         before, self._kernel = self._kernel, None
         if before is not None:
