@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 from typing import Any
 
 import pytest
@@ -260,7 +260,8 @@ def test_a_reset_and_wrong_checksums_reach_the_pod_as_they_are(
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
     with raw:
         raw.settimeout(3)
-        for flags, extra in (("R", {}), ("SEC", {}), ("A", {"chksum": 7})):
+        cases: list[tuple[str, dict[str, Any]]] = [("R", {}), ("SEC", {}), ("A", {"chksum": 7})]
+        for flags, extra in cases:
             packet = IP(src=two.address, dst=one.address) / TCP(sport=5, dport=6, flags=flags, seq=9, **extra)
             from_peer(bytes(packet))
             found = IP(raw.recv(200))
@@ -290,8 +291,7 @@ def test_peers_come_and_go_while_packets_pass(cluster: Cluster) -> None:
     async def churn(store: Any) -> None:
         for _ in range(4):
             leases = [
-                await store.acquire(LeaseAttrs(ip_network(f"203.0.113.{number}/32")[0]), None)
-                for number in range(1, 26)
+                await store.acquire(LeaseAttrs(IPv4Address(f"203.0.113.{number}")), None) for number in range(1, 26)
             ]
             for lease in leases:
                 await store.release(lease.subnets)

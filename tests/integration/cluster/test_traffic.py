@@ -37,6 +37,7 @@ def test_every_pod_reaches_every_pod(make: Make, backend: str, family: str) -> N
     for node in cluster.nodes:
         assert node.http("readyz") == (200, "flanneld is ready")
         assert node.http("healthz") == (200, "flanneld is running")
+        assert "pyflannel_ready 1.0" in node.http("metrics")[1]
 
 
 @pytest.mark.parametrize("family", ["v4", "v6"])
