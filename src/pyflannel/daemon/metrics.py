@@ -14,7 +14,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def exposition(status: dict[str, Any]) -> bytes:
     """*status* in the text format."""
     registry = CollectorRegistry()
-    registry.register(_Once(list(families(status))))  # type: ignore[arg-type]  # a collector needs no more than this
+    registry.register(_Once(list(families(status))))
     return generate_latest(registry)
 
 

@@ -73,10 +73,7 @@ class Engines:
         self.apply((), [EngineRoute(*peer) for peer in peers])
 
     def _start_kernel(self, row: Engine, local: list[str], own: list[str]) -> None:
-        try:
-            from pyflannel_engine import KernelEngine
-        except ImportError:
-            return
+        from pyflannel_engine import KernelEngine
 
         before, self._kernel = self._kernel, None
         if before is not None:
@@ -135,8 +132,8 @@ class Engines:
 
     def peers(self) -> set[tuple[Any, Any, int]]:
         """(subnet, endpoint, port) of those that every part knows alike."""
-        found = [{tuple(route) for route in part.routes()} for part in self._parts()]
-        alike = set[tuple[str, str, int]].intersection(*found) if found else set()
+        found = [set(part.routes()) for part in self._parts()]
+        alike = set.intersection(*found) if found else set()
         return {(ip_network(subnet), ip_address(endpoint), port) for subnet, endpoint, port in alike}
 
     def known(self) -> set[Any]:

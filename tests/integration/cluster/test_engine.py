@@ -79,7 +79,11 @@ def from_peer(cluster: Cluster) -> Iterator[Callable[[bytes], None]]:
     implementation may."""
     node, peer = cluster.nodes[:2]
     with sender(peer.netns, peer.address) as sock:
-        yield lambda data: sock.sendto(data, (node.address, PORT)) and None
+
+        def send(data: bytes) -> None:
+            sock.sendto(data, (node.address, PORT))
+
+        yield send
 
 
 def test_what_is_on_the_wire(cluster: Cluster) -> None:

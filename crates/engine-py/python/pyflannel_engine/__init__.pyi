@@ -50,3 +50,53 @@ class UserEngine:
 
     def close(self) -> None:
         """End it. Once more does nothing."""
+
+class KernelEngine:
+    """eBPF programs on the TUN device and on the underlay's: they carry what is ordinary, and leave the rest to a
+    UserEngine on the same device. Pinned below a folder: they go on when this process ends."""
+
+    def __init__(
+        self,
+        device: str,
+        underlays: Sequence[str],
+        local: Sequence[str],
+        port: int,
+        own: Sequence[str],
+        pin: str,
+        *,
+        mtu: int,
+        xdp: str = "auto",
+    ) -> None:
+        """Attach to *device* and *underlays*; what is pinned at *pin* is taken over without a gap if it fits, else
+        replaced. A folder that is on no bpffs gets one mounted. *xdp* is "auto", "always" or "never": whether packets
+        are unwrapped by XDP where the driver has it. Raises OSError, ValueError that say what is wrong."""
+
+    @property
+    def features(self) -> dict[str, str]:
+        """By what it is attached: {"encap": "tcx", "decap eth0": "xdp native"}."""
+
+    def apply(self, remove: Sequence[str], add: Sequence[tuple[str, str, int]]) -> None:
+        """As UserEngine's."""
+
+    def routes(self) -> list[tuple[str, str, int]]:
+        """As UserEngine's; those of an earlier run that was taken over, too."""
+
+    def counters(self) -> dict[str, int]:
+        """As UserEngine's."""
+
+    def peers(self) -> dict[str, dict[str, int]]:
+        """As UserEngine's."""
+
+    def problem(self) -> str | None:
+        """What is no longer attached (somebody removed it, a device is gone); None if all is."""
+
+    def close(self, keep: bool) -> None:
+        """Let go of it. *keep*: the programs go on; else nothing is left behind."""
+
+    @staticmethod
+    def remove(pin: str) -> None:
+        """Detach and remove whatever is pinned at *pin*."""
+
+    @staticmethod
+    def missing() -> str | None:
+        """Why this kernel, or this process in it, can't have it; None if it can."""
