@@ -63,14 +63,15 @@ class Engines:
         peers = self.peers()
         local, own = [str(ip) for ip in row.local], [str(net) for net in row.own]
         self._stop_user()  # it holds the port
+        self.row = None
         self._user = UserEngine(row.device, local, row.port, own, mtu=row.mtu)
-        self.row = row
         try:
             self._start_kernel(row, local, own)
+            self.apply((), [EngineRoute(*peer) for peer in peers])
         except (OSError, ValueError):
             self._stop_user()
             raise
-        self.apply((), [EngineRoute(*peer) for peer in peers])
+        self.row = row
 
     def _start_kernel(self, row: Engine, local: list[str], own: list[str]) -> None:
         from pyflannel_engine import KernelEngine

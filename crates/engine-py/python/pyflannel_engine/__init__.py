@@ -3,3 +3,9 @@
 from pyflannel_engine._native import UserEngine
 
 __all__ = ["UserEngine"]
+
+
+class KernelEngine:
+    @staticmethod
+    def missing():
+        return "not in this build"
