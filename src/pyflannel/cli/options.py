@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from pyflannel.cli.goflags import Flag, HelpAsked, Kind, Status, UsageError, parse_arguments, parse_environment
+from pyflannel.model.rows import ENGINES
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ class Options:
     )
     udp_engine: str = _option(
         "auto", "what carries the udp backend's packets: eBPF in the kernel, or threads of flanneld; auto: the kernel "
-        "where it can", status="ours", choices=("auto", "kernel", "user"),
+        "where it can", status="ours", choices=ENGINES,
     )  # fmt: skip
     node_name: str = _option("", "this node's name in messages; else $NODE_NAME, else the host's name", status="ours")
     log_format: str = _option("text", "form of the logs", status="ours", choices=("text", "json"))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pyflannel.lab.shell import LabError
-from pyflannel.table.engine import CHOICES
+from pyflannel.model.rows import ENGINES
 
 STORES = ("local", "etcd")
 MAX_NODES = 200  # addresses of one link; a bridge takes 1,023 ports
@@ -57,9 +57,9 @@ class Plan:
         ):
             if not low <= value <= high:
                 raise LabError(f"{flag} is {value}, expected {low} to {high}")
-        if strangers := sorted(set(self.engines()) - {*CHOICES}):
+        if strangers := sorted(set(self.engines()) - {*ENGINES}):
             raise LabError(
-                f"--engine is {', '.join(strangers)}, expected {' or '.join(CHOICES)}, or several with commas"
+                f"--engine is {', '.join(strangers)}, expected {' or '.join(ENGINES)}, or several with commas"
             )
         if self.store not in STORES:
             raise LabError(f"--store is {self.store}, expected {' or '.join(STORES)}")

@@ -72,6 +72,10 @@ class TunLink:
 LINKS = (VxlanLink, TunLink)  # the types of row that other rows stand on
 
 
+EngineChoice = Literal["auto", "kernel", "user"]
+ENGINES: tuple[EngineChoice, ...] = ("auto", "kernel", "user")
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """The packet engine of a TUN device: where it receives (`local`, UDP `port`, on the devices `underlays`), and the

@@ -15,10 +15,10 @@ from functools import partial
 from ipaddress import ip_address, ip_network
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pyflannel.model.errors import TableError
-from pyflannel.model.rows import Engine, EngineRoute
+from pyflannel.model.rows import Engine, EngineChoice, EngineRoute
 from pyflannel.table.contract import Change, Failure, Touched
 
 if TYPE_CHECKING:
@@ -26,15 +26,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Choice = Literal["auto", "kernel", "user"]
-CHOICES: tuple[Choice, ...] = ("auto", "kernel", "user")
 LOOK_S = 0.25  # Ours to tune: between two looks whether the engine is well; costs microseconds
 
 
 class Engines:
     """The engine that runs, if any. `pin` is the folder that keeps the kernel's part alive."""
 
-    def __init__(self, pin: Path, choice: Choice = "auto") -> None:
+    def __init__(self, pin: Path, choice: EngineChoice = "auto") -> None:
         self._pin, self._choice = pin, choice
         self._user: UserEngine | None = None
         self._kernel: KernelEngine | None = None

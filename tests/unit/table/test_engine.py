@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pyflannel.model.rows import Engine, EngineRoute
+from pyflannel.model.rows import Engine, EngineChoice, EngineRoute
 from pyflannel.table.contract import Change, Touched
-from pyflannel.table.engine import Choice, EngineMonitor, EngineRoutesTable, Engines, EngineTable
+from pyflannel.table.engine import EngineMonitor, EngineRoutesTable, Engines, EngineTable
 
 ROW = Engine("flannel0", (IPv4Address("192.168.7.1"),), 8285, (IPv4Network("10.5.1.0/24"),), ("e0",), 1472)
 PEER = EngineRoute(IPv4Network("10.5.2.0/24"), IPv4Address("192.168.7.2"), 8285)
@@ -85,7 +85,7 @@ def native(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return found
 
 
-def engines(tmp_path: Path, choice: Choice = "auto") -> Engines:
+def engines(tmp_path: Path, choice: EngineChoice = "auto") -> Engines:
     return Engines(tmp_path / "pin", choice)
 
 
