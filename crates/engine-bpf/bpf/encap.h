@@ -34,7 +34,7 @@ static __always_inline int finished_later(const struct peer *peer, __u32 device)
 	return peer->seen_ns && bpf_ktime_get_coarse_ns() - peer->seen_ns < config.fresh_ns;
 }
 
-/* The way to the endpoint, by the node's own rules and routes. 0, or there is none for us. */
+/* The way to the endpoint, by the node's own rules and routes. Negative if there is none for us. */
 static __always_inline int look_up(struct __sk_buff *skb, struct bpf_fib_lookup *way, __u32 length)
 {
 	long found;
@@ -43,20 +43,26 @@ static __always_inline int look_up(struct __sk_buff *skb, struct bpf_fib_lookup 
 	way->l4_protocol = IPPROTO_UDP;
 	way->sport = config.port;
 	way->tot_len = skb->gso_size ? 0 : length; /* of a train each segment is as long as the TUN's MTU lets it be */
-	found = bpf_fib_lookup(skb, way, sizeof(*way), config.fib_flags);
+	found = bpf_fib_lookup(skb, way, sizeof(*way), 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return -1;
-	return way->ifindex == config.tun ? -1 : 0;
+	return way->ifindex == config.tun ? -1 : found;
 }
 
-/* Through the next hop's neighbour entry, which the kernel resolves, probes and refreshes. */
-static __always_inline int send(struct __sk_buff *skb, const struct bpf_fib_lookup *way)
+/*
+ * Through the next hop's neighbour entry, which the kernel probes and refreshes. Where there is none yet, the
+ * kernel must look up the way itself: a packet that waits for a neighbour goes on by the route it carries,
+ * which would still be the inner one's, to the TUN device.
+ */
+static __always_inline int send(struct __sk_buff *skb, const struct bpf_fib_lookup *way, int found)
 {
 	struct bpf_redir_neigh hop = { .nh_family = way->family };
 
 	/* A TUN packet has no link header, the redirection takes one away. */
 	if (!config.tun_header && bpf_skb_change_head(skb, ETH, 0))
 		return broken();
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return bpf_redirect_neigh(way->ifindex, 0, 0, 0);
 	if (way->family == AF_INET)
 		hop.ipv4_nh = way->ipv4_dst;
 	else
@@ -72,6 +78,7 @@ static __always_inline int encap4(struct __sk_buff *skb)
 	struct key4 key = { .bits = 32 };
 	__u32 length = skb->len - config.tun_header, packets, pull = 0;
 	struct peer *peer;
+	int found;
 	__u8 ecn;
 
 	if ((void *)(ip + 1) > END(skb)) {
@@ -89,7 +96,8 @@ static __always_inline int encap4(struct __sk_buff *skb)
 	way.ipv4_src = config.source4;
 	way.ipv4_dst = peer->endpoint[0];
 	way.dport = peer->port;
-	if (look_up(skb, &way, length + sizeof(struct outer4)))
+	found = look_up(skb, &way, length + sizeof(struct outer4));
+	if (found < 0)
 		return leave();
 	packets = segments(skb, length);
 	if (!finished_later(peer, way.ifindex)) {
@@ -141,7 +149,7 @@ static __always_inline int encap4(struct __sk_buff *skb)
 		 : bpf_skb_store_bytes(skb, config.tun_header, &head.outer, sizeof(head.outer), 0))
 		return broken();
 	count_sent(peer, packets, length);
-	return send(skb, &way);
+	return send(skb, &way, found);
 }
 
 static __always_inline int encap6(struct __sk_buff *skb)
@@ -152,6 +160,7 @@ static __always_inline int encap6(struct __sk_buff *skb)
 	struct key6 key = { .bits = 128 };
 	__u32 length = skb->len - config.tun_header, packets, pull = 0;
 	struct peer *peer;
+	int found;
 	__u8 ecn;
 
 	if ((void *)(ip + 1) > END(skb)) {
@@ -174,7 +183,8 @@ static __always_inline int encap6(struct __sk_buff *skb)
 		head.outer.ip.daddr.in6_u.u6_addr32[i] = peer->endpoint[i];
 	}
 	way.dport = peer->port;
-	if (look_up(skb, &way, length + sizeof(struct outer6)))
+	found = look_up(skb, &way, length + sizeof(struct outer6));
+	if (found < 0)
 		return leave();
 	packets = segments(skb, length);
 	if (!finished_later(peer, way.ifindex)) {
@@ -218,7 +228,7 @@ static __always_inline int encap6(struct __sk_buff *skb)
 		 : bpf_skb_store_bytes(skb, config.tun_header, &head.outer, sizeof(head.outer), 0))
 		return broken();
 	count_sent(peer, packets, length);
-	return send(skb, &way);
+	return send(skb, &way, found);
 }
 
 #endif

@@ -47,7 +47,7 @@ impl KernelEngine {
         }
         let finishing: Vec<u32> =
             devices[1..].iter().filter(|(name, _)| device::finishes(name)).map(|(_, index)| *index).collect();
-        let config = options.config(devices[0].1, &finishing, load::fib_flags())?;
+        let config = options.config(devices[0].1, &finishing)?;
         bpffs::prepare(&options.pin)?;
         let mut object = load::object(&config, Some(&options.pin))?;
         let mut features = BTreeMap::new();

@@ -13,14 +13,6 @@ use crate::peers::MAPS;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel.bpf.o"));
 
-/// Of linux/bpf.h: leave the neighbour to the redirection. Linux 6.3.
-const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
-
-/// What this kernel's `bpf_fib_lookup` can be told.
-pub fn fib_flags() -> u32 {
-    if kernel_is(6, 3) { BPF_FIB_LOOKUP_SKIP_NEIGH } else { 0 }
-}
-
 /// Is it Linux `major.minor` or newer?
 pub fn kernel_is(major: u8, minor: u8) -> bool {
     KernelVersion::current().is_ok_and(|running| running >= KernelVersion::new(major, minor, 0))

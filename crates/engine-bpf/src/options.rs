@@ -72,9 +72,9 @@ impl Options {
     ///
     /// # Errors
     /// More addresses or subnets than the programs take.
-    pub(crate) fn config(&self, tun: u32, finishing: &[u32], fib_flags: u32) -> Result<Config> {
+    pub(crate) fn config(&self, tun: u32, finishing: &[u32]) -> Result<Config> {
         let mut config =
-            Config { tun, fib_flags, fresh_ns: FRESH_NS, port: self.port.to_be_bytes(), ..Config::default() };
+            Config { tun, fresh_ns: FRESH_NS, port: self.port.to_be_bytes(), ..Config::default() };
         for address in &self.local {
             match address {
                 IpAddr::V4(ip) => {
