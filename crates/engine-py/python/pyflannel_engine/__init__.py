@@ -1,11 +1,5 @@
 """The packet engine of pyflannel's udp backend: see `__init__.pyi` for what it offers."""
 
-from pyflannel_engine._native import UserEngine
+from pyflannel_engine._native import KernelEngine, UserEngine
 
-__all__ = ["UserEngine"]
-
-
-class KernelEngine:
-    @staticmethod
-    def missing():
-        return "not in this build"
+__all__ = ["KernelEngine", "UserEngine"]
