@@ -10,6 +10,7 @@ struct found {
 	struct peer *peer;	/* set if admitted */
 	__u32 length;		/* of the inner packet */
 	__u8 ecn;		/* the outer header's */
+	__u8 protocol;		/* of the inner packet */
 };
 
 static __always_inline int is_local4(__be32 address)
@@ -139,6 +140,7 @@ static __always_inline int admit4(void *start, void *end, __u32 frame, struct fo
 	heard(peer, udp);
 	found->peer = peer;
 	found->length = length;
+	found->protocol = ip->protocol;
 	return ADMITTED;
 }
 
@@ -181,6 +183,7 @@ static __always_inline int admit6(void *start, void *end, __u32 frame, struct fo
 	heard(peer, udp);
 	found->peer = peer;
 	found->length = length;
+	found->protocol = ip->nexthdr;
 	return ADMITTED;
 }
 

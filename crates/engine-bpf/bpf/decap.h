@@ -67,6 +67,13 @@ static __always_inline int pass_up(void)
 	return TC_ACT_UNSPEC;
 }
 
+/* Let the first `bytes` lie where they can be read, if there are so many. It costs: only what is needed. */
+static __always_inline void need(struct __sk_buff *skb, __u32 bytes)
+{
+	if (DATA(skb) + bytes > END(skb) && skb->len >= bytes)
+		bpf_skb_pull_data(skb, bytes);
+}
+
 /* `header`: bytes of the device's link header. */
 static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 {
@@ -82,14 +89,17 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 	four = skb->protocol == bpf_htons(ETH_P_IP);
 	if (four) {
 		struct outer4 *outer = DATA(skb) + header;
+		struct iphdr *ip;
 
 		/* Most of what isn't ours leaves here. */
 		if ((void *)(outer + 1) <= END(skb) &&
 		    (outer->ip.protocol != IPPROTO_UDP || (outer->ip.ihl == 5 && outer->udp.dest != config.port)))
 			return TC_ACT_UNSPEC;
-		if (DATA(skb) + header + sizeof(*outer) + 60 > END(skb))
-			bpf_skb_pull_data(skb, skb->len < header + sizeof(*outer) + 60 ? skb->len :
-					  header + sizeof(*outer) + 60);
+		need(skb, header + sizeof(*outer) + sizeof(struct iphdr));
+		outer = DATA(skb) + header;
+		ip = (void *)(outer + 1);
+		if ((void *)(ip + 1) <= END(skb) && ip->ihl > 5)
+			need(skb, header + sizeof(*outer) + ip->ihl * 4);
 		verdict = admit4(DATA(skb) + header, END(skb), skb->len - header, &found);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct outer6 *outer = DATA(skb) + header;
@@ -97,9 +107,7 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 		if ((void *)(outer + 1) <= END(skb) &&
 		    (outer->ip.nexthdr != IPPROTO_UDP || outer->udp.dest != config.port))
 			return TC_ACT_UNSPEC;
-		if (DATA(skb) + header + sizeof(*outer) + 40 > END(skb))
-			bpf_skb_pull_data(skb, skb->len < header + sizeof(*outer) + 40 ? skb->len :
-					  header + sizeof(*outer) + 40);
+		need(skb, header + sizeof(*outer) + sizeof(struct ipv6hdr));
 		verdict = admit6(DATA(skb) + header, END(skb), skb->len - header, &found);
 	} else {
 		return TC_ACT_UNSPEC;
@@ -120,6 +128,15 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 		return TC_ACT_SHOT;
 	}
 	count_received(found.peer, packets, found.length);
+	if (config.joiner && found.protocol == IPPROTO_TCP && !skb->gso_size)
+		return bpf_redirect(config.joiner, 0);
+	return bpf_redirect(config.tun, BPF_F_INGRESS);
+}
+
+/* tc ingress behind GRO: a packet for another's MAC address, as it has the underlay's header still. */
+static __always_inline int deliver(struct __sk_buff *skb)
+{
+	bpf_skb_change_type(skb, PACKET_HOST);
 	return bpf_redirect(config.tun, BPF_F_INGRESS);
 }
 

@@ -52,6 +52,7 @@ impl KernelEngine {
         let mut object = load::object(&config, Some(&options.pin))?;
         let mut features = BTreeMap::new();
         let mut attacher = Attacher::new(&options.pin, options.hook);
+        if device::index("flgro1").is_ok() { attacher.tc(&mut object, "flannel_deliver", "flgro1", false)?; }
         // The way in first: what peers answer must find it.
         for (name, index) in &devices[1..] {
             let program = if device::is_ethernet(name)? { "flannel_decap" } else { "flannel_decap_l3" };
