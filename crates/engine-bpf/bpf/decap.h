@@ -67,6 +67,42 @@ static __always_inline int pass_up(void)
 	return TC_ACT_UNSPEC;
 }
 
+/*
+ * Should this TCP packet, decapsulated already, take the way round that lets GRO join it with its neighbours?
+ * GRO was before us and saw UDP only. Not where segments come joined (a veth that super-packets cross uncut):
+ * two ways at once would put packets out of order. Nor what GRO never joins, a mere acknowledgement.
+ */
+static __always_inline int to_join(struct __sk_buff *skb, __u32 header, int four, struct peer *peer)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct tcphdr *tcp;
+	__u32 length;
+
+	if (skb->gso_size) {
+		if (now - peer->train_ns > config.fresh_ns / 8)
+			peer->train_ns = now;
+		return 0;
+	}
+	if (peer->train_ns && now - peer->train_ns < config.fresh_ns)
+		return 0;
+	if (four) {
+		struct iphdr *ip = DATA(skb) + header;
+
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > END(skb) || ip->ihl != 5)
+			return 1;
+		length = bpf_ntohs(ip->tot_len) - sizeof(*ip);
+	} else {
+		struct ipv6hdr *ip = DATA(skb) + header;
+
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > END(skb))
+			return 1;
+		length = bpf_ntohs(ip->payload_len);
+	}
+	return length > tcp->doff * 4 || tcp->syn || tcp->fin || tcp->rst;
+}
+
 /* Let the first `bytes` lie where they can be read, if there are so many. It costs: only what is needed. */
 static __always_inline void need(struct __sk_buff *skb, __u32 bytes)
 {
@@ -128,7 +164,7 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 		return TC_ACT_SHOT;
 	}
 	count_received(found.peer, packets, found.length);
-	if (config.joiner && found.protocol == IPPROTO_TCP && !skb->gso_size)
+	if (config.joiner && found.protocol == IPPROTO_TCP && to_join(skb, header, four, found.peer))
 		return bpf_redirect(config.joiner, 0);
 	return bpf_redirect(config.tun, BPF_F_INGRESS);
 }

@@ -19,6 +19,7 @@ struct peer {
 	__be16 port;
 	__u16 pad;
 	__u64 seen_ns;		/* when its kernel's engine was last heard, in nanoseconds since boot */
+	__u64 train_ns;		/* when TCP segments last came joined from it */
 };
 
 /* Inner packets and their bytes. */

@@ -16,6 +16,7 @@ use aya::programs::{LinkOrder, TcAttachType, XdpMode};
 use crate::clsact;
 use crate::device;
 use crate::error::{Error, Result};
+use crate::joiner;
 use crate::load;
 use crate::options::{Hook, Xdp};
 
@@ -203,8 +204,11 @@ pub fn remove(pin: &Path, which: impl Fn(&Path) -> bool) -> Result<()> {
             if !which(&path) {
                 continue;
             }
-            if let (Ok(index), Some(name)) = (index.parse(), index.parse().ok().and_then(device::name)) {
-                let _: u32 = index;
+            let Ok(index) = index.parse::<u32>() else { continue };
+            if matches!(kind, "encap" | "outfilter") {
+                joiner::remove(index);
+            }
+            if let Some(name) = device::name(index) {
                 match kind {
                     "outfilter" => clsact::detach(&name, TcAttachType::Egress),
                     "infilter" => clsact::detach(&name, TcAttachType::Ingress),

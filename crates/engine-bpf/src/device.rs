@@ -68,6 +68,23 @@ struct DriverInfo {
 const _: () = assert!(size_of::<DriverInfo>() == 196);
 
 const ETHTOOL_GDRVINFO: u32 = 3;
+/// Segmentation of TCP by the device, and joining what it receives.
+pub const ETHTOOL_STSO: u32 = 0x1f;
+/// See [`ETHTOOL_STSO`].
+pub const ETHTOOL_SGRO: u32 = 0x2c;
+
+/// Switch one of a device's offloads (linux/ethtool.h).
+///
+/// # Errors
+/// The device has no such switch.
+pub fn switch(name: &str, what: u32, on: bool) -> io::Result<()> {
+    let mut value = [what, u32::from(on)]; // struct ethtool_value
+    // SAFETY: as in `is_ethernet`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    set_name(&mut request, name);
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    ioctl(name, libc::SIOCETHTOOL as libc::Ioctl, &mut request)
+}
 
 /// Its driver's name; empty if it tells none.
 pub fn driver(name: &str) -> String {

@@ -6,7 +6,6 @@ use std::str::FromStr;
 
 use flannel_engine::prefix::Prefix;
 
-use crate::device;
 use crate::abi::{Config, FRESH_NS, In4, In6, MOST};
 use crate::error::{Error, Result};
 
@@ -73,9 +72,9 @@ impl Options {
     ///
     /// # Errors
     /// More addresses or subnets than the programs take.
-    pub(crate) fn config(&self, tun: u32, finishing: &[u32]) -> Result<Config> {
+    pub(crate) fn config(&self, tun: u32, joiner: u32, finishing: &[u32]) -> Result<Config> {
         let mut config =
-            Config { tun, joiner: device::index("flgro0").unwrap_or(0), fresh_ns: FRESH_NS, port: self.port.to_be_bytes(), ..Config::default() };
+            Config { tun, joiner, fresh_ns: FRESH_NS, port: self.port.to_be_bytes(), ..Config::default() };
         for address in &self.local {
             match address {
                 IpAddr::V4(ip) => {
