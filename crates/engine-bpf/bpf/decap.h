@@ -148,13 +148,12 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 	} else {
 		return TC_ACT_UNSPEC;
 	}
-	if (verdict == PASS) {
-		/* Counted only if it is for the engine; other traffic takes no notice of us. */
+	if (verdict == PASS)
 		return TC_ACT_UNSPEC;
-	}
+	if (verdict == LEFT)
+		return pass_up();
 	if (verdict != ADMITTED || !found.peer)
 		return TC_ACT_SHOT;
-	/* A train of UDP packets inside one tunnel packet: the kernel has no way back from that, see README. */
 	packets = segments(skb, found.length);
 	if (bpf_skb_adjust_room(skb, four ? -(__s32)sizeof(struct outer4) : -(__s32)sizeof(struct outer6),
 				BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
@@ -209,7 +208,7 @@ static __always_inline int decap_xdp(struct xdp_md *xdp, __u32 frame)
 		verdict = admit6(eth + 1, END(xdp), frame - sizeof(*eth), &found);
 	else
 		return XDP_PASS;
-	if (verdict == PASS)
+	if (verdict == PASS || verdict == LEFT)
 		return XDP_PASS;
 	if (verdict != ADMITTED || !found.peer)
 		return XDP_DROP;

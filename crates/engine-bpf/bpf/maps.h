@@ -35,7 +35,9 @@ enum {
 	NO_ROUTE, NOT_A_PEER, SPOOFED_SOURCE, NOT_OURS, MALFORMED, TOO_BIG, IO, /* reasons of drops */
 	PASSED_TX, PASSED_RX,	/* left to the user-space engine */
 	COUNTS,
-	ADMITTED = COUNTS, PASS,
+	ADMITTED = COUNTS,
+	PASS,		/* no datagram of ours */
+	LEFT,		/* one that the user-space engine takes, from the socket */
 };
 
 struct counts {

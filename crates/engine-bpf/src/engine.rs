@@ -50,10 +50,13 @@ impl KernelEngine {
             devices[1..].iter().filter(|(name, _)| device::finishes(name)).map(|(_, index)| *index).collect();
         bpffs::prepare(&options.pin)?;
         let joiner = joiner::make(devices[0].1);
-        let config = options.config(devices[0].1, joiner.as_ref().map_or(0, |joiner| joiner.way_in), &finishing)?;
+        let header = if device::is_ethernet(&options.device)? { 14 } else { 0 };
+        let config =
+            options.config(devices[0].1, header, joiner.as_ref().map_or(0, |joiner| joiner.way_in), &finishing)?;
         let mut object = load::object(&config, Some(&options.pin))?;
         let mut features = BTreeMap::new();
         let mut attacher = Attacher::new(&options.pin, options.hook);
+        features.insert("join".to_owned(), if joiner.is_ok() { "gro" } else { "no" }.to_owned());
         if let Ok(joiner) = &joiner {
             attacher.tc(&mut object, "flannel_deliver", &joiner.way_out, false)?;
         }
@@ -82,7 +85,8 @@ impl KernelEngine {
     }
 
     /// What is used: `encap` (`tcx`, `clsact`), for each underlay device `decap <device>` (`xdp native`, `tcx`,
-    /// `clsact`) and `checksums <device>` (who finishes inner checksums: `device` or `engine`).
+    /// `clsact`) and `checksums <device>` (who finishes inner checksums: `device` or `engine`), and `join` (what
+    /// joins TCP segments behind tc: `gro`, or `no` without veth).
     pub fn features(&self) -> &BTreeMap<String, String> {
         &self.features
     }

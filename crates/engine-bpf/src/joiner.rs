@@ -60,9 +60,7 @@ pub fn make(tun: u32) -> io::Result<Joiner> {
         .nest(IFLA_LINKINFO, |info| {
             info.with(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |peer| {
-                    peer.raw(&message(0, false))
-                        .with(IFLA_IFNAME, &named(&way_out))
-                        .with(IFLA_MTU, &MTU.to_ne_bytes())
+                    peer.raw(&message(0, false)).with(IFLA_IFNAME, &named(&way_out)).with(IFLA_MTU, &MTU.to_ne_bytes())
                 })
             })
         });
