@@ -10,6 +10,7 @@ struct found {
 	struct peer *peer;	/* set if admitted */
 	__u32 length;		/* of the inner packet */
 	__u8 ecn;		/* the outer header's */
+	__u8 protocol;		/* of the inner packet */
 };
 
 static __always_inline int is_local4(__be32 address)
@@ -103,18 +104,18 @@ static __always_inline int admit4(void *start, void *end, __u32 frame, struct fo
 	length = bpf_ntohs(udp->len) - sizeof(*udp);
 	if (bpf_ntohs(outer->tot_len) != length + sizeof(struct outer4) || frame < length + sizeof(struct outer4) ||
 	    sum_header4(outer) != 0xffff)
-		return PASS;
+		return LEFT;
 	from.address[0] = outer->saddr;
 	if (length < sizeof(*ip))
 		return refuse(&from, MALFORMED);
 	if ((void *)(ip + 1) > end)
-		return PASS;
+		return LEFT;
 	if (ip->version != 4 || ip->ihl < 5 || !ip->ttl || bpf_ntohs(ip->tot_len) > length ||
 	    bpf_ntohs(ip->tot_len) < ip->ihl * 4)
 		return refuse(&from, MALFORMED);
 	/* More than one inner packet: a train from a socket's UDP_SEGMENT, or a receiver's UDP_GRO. */
 	if (bpf_ntohs(ip->tot_len) != length)
-		return PASS;
+		return LEFT;
 	if (ip->ihl == 5) {
 		if (sum_header4(ip) != 0xffff)
 			return refuse(&from, MALFORMED);
@@ -122,7 +123,7 @@ static __always_inline int admit4(void *start, void *end, __u32 frame, struct fo
 		int sum = sum_header4_options(ip, end);
 
 		if (sum < 0)
-			return PASS;
+			return LEFT;
 		if (sum != 0xffff)
 			return refuse(&from, MALFORMED);
 	}
@@ -139,6 +140,7 @@ static __always_inline int admit4(void *start, void *end, __u32 frame, struct fo
 	heard(peer, udp);
 	found->peer = peer;
 	found->length = length;
+	found->protocol = ip->protocol;
 	return ADMITTED;
 }
 
@@ -159,16 +161,16 @@ static __always_inline int admit6(void *start, void *end, __u32 frame, struct fo
 		return PASS;
 	length = bpf_ntohs(udp->len) - sizeof(*udp);
 	if (bpf_ntohs(outer->payload_len) != length + sizeof(*udp) || frame < length + sizeof(struct outer6))
-		return PASS;
+		return LEFT;
 	__builtin_memcpy(&from, &outer->saddr, sizeof(from));
 	if (length < sizeof(*ip))
 		return refuse(&from, MALFORMED);
 	if ((void *)(ip + 1) > end)
-		return PASS;
+		return LEFT;
 	if (ip->version != 6 || !ip->hop_limit || bpf_ntohs(ip->payload_len) + sizeof(*ip) > length)
 		return refuse(&from, MALFORMED);
 	if (bpf_ntohs(ip->payload_len) + sizeof(*ip) != length)
-		return PASS;
+		return LEFT;
 	__builtin_memcpy(key.address, &ip->saddr, sizeof(key.address));
 	peer = bpf_map_lookup_elem(&flannel_peers6, &key);
 	if (!peer || !same6(from.address, peer->endpoint))
@@ -181,6 +183,7 @@ static __always_inline int admit6(void *start, void *end, __u32 frame, struct fo
 	heard(peer, udp);
 	found->peer = peer;
 	found->length = length;
+	found->protocol = ip->nexthdr;
 	return ADMITTED;
 }
 

@@ -15,7 +15,8 @@ struct in6 {
 /* The same in src/abi.rs. Addresses are in network order. */
 struct config {
 	__u32 tun;		/* index of the TUN device */
-	__u32 tun_header;	/* bytes of link header on it: none; 14 in tests, whose packets always have one */
+	__u32 tun_header;	/* bytes of link header on it: none; 14 if the device has Ethernet headers */
+	__u32 joiner;		/* index of the device through which GRO joins TCP segments; 0: none */
 	__u32 fresh_ns;		/* so long after a datagram of its kernel's engine, a peer counts as having one */
 	__be16 port;		/* of the wire format, both ends */
 	__u8 own4s, own6s, local4s, local6s, finishings, has_source4, has_source6;

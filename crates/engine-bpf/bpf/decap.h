@@ -67,6 +67,49 @@ static __always_inline int pass_up(void)
 	return TC_ACT_UNSPEC;
 }
 
+/*
+ * Should this TCP packet, decapsulated already, take the way round that lets GRO join it with its neighbours?
+ * GRO was before us and saw UDP only. Not where segments come joined (a veth that super-packets cross uncut):
+ * two ways at once would put packets out of order. Nor what GRO never joins, a mere acknowledgement.
+ */
+static __always_inline int to_join(struct __sk_buff *skb, __u32 header, int four, struct peer *peer)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct tcphdr *tcp;
+	__u32 length;
+
+	if (skb->gso_size) {
+		if (now - peer->train_ns > config.fresh_ns / 8)
+			peer->train_ns = now;
+		return 0;
+	}
+	if (peer->train_ns && now - peer->train_ns < config.fresh_ns)
+		return 0;
+	if (four) {
+		struct iphdr *ip = DATA(skb) + header;
+
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > END(skb) || ip->ihl != 5)
+			return 1;
+		length = bpf_ntohs(ip->tot_len) - sizeof(*ip);
+	} else {
+		struct ipv6hdr *ip = DATA(skb) + header;
+
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > END(skb))
+			return 1;
+		length = bpf_ntohs(ip->payload_len);
+	}
+	return length > tcp->doff * 4 || tcp->syn || tcp->fin || tcp->rst;
+}
+
+/* Let the first `bytes` lie where they can be read, if there are so many. It costs: only what is needed. */
+static __always_inline void need(struct __sk_buff *skb, __u32 bytes)
+{
+	if (DATA(skb) + bytes > END(skb) && skb->len >= bytes)
+		bpf_skb_pull_data(skb, bytes);
+}
+
 /* `header`: bytes of the device's link header. */
 static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 {
@@ -82,14 +125,17 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 	four = skb->protocol == bpf_htons(ETH_P_IP);
 	if (four) {
 		struct outer4 *outer = DATA(skb) + header;
+		struct iphdr *ip;
 
 		/* Most of what isn't ours leaves here. */
 		if ((void *)(outer + 1) <= END(skb) &&
 		    (outer->ip.protocol != IPPROTO_UDP || (outer->ip.ihl == 5 && outer->udp.dest != config.port)))
 			return TC_ACT_UNSPEC;
-		if (DATA(skb) + header + sizeof(*outer) + 60 > END(skb))
-			bpf_skb_pull_data(skb, skb->len < header + sizeof(*outer) + 60 ? skb->len :
-					  header + sizeof(*outer) + 60);
+		need(skb, header + sizeof(*outer) + sizeof(struct iphdr));
+		outer = DATA(skb) + header;
+		ip = (void *)(outer + 1);
+		if ((void *)(ip + 1) <= END(skb) && ip->ihl > 5)
+			need(skb, header + sizeof(*outer) + ip->ihl * 4);
 		verdict = admit4(DATA(skb) + header, END(skb), skb->len - header, &found);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct outer6 *outer = DATA(skb) + header;
@@ -97,20 +143,17 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 		if ((void *)(outer + 1) <= END(skb) &&
 		    (outer->ip.nexthdr != IPPROTO_UDP || outer->udp.dest != config.port))
 			return TC_ACT_UNSPEC;
-		if (DATA(skb) + header + sizeof(*outer) + 40 > END(skb))
-			bpf_skb_pull_data(skb, skb->len < header + sizeof(*outer) + 40 ? skb->len :
-					  header + sizeof(*outer) + 40);
+		need(skb, header + sizeof(*outer) + sizeof(struct ipv6hdr));
 		verdict = admit6(DATA(skb) + header, END(skb), skb->len - header, &found);
 	} else {
 		return TC_ACT_UNSPEC;
 	}
-	if (verdict == PASS) {
-		/* Counted only if it is for the engine; other traffic takes no notice of us. */
+	if (verdict == PASS)
 		return TC_ACT_UNSPEC;
-	}
+	if (verdict == LEFT)
+		return pass_up();
 	if (verdict != ADMITTED || !found.peer)
 		return TC_ACT_SHOT;
-	/* A train of UDP packets inside one tunnel packet: the kernel has no way back from that, see README. */
 	packets = segments(skb, found.length);
 	if (bpf_skb_adjust_room(skb, four ? -(__s32)sizeof(struct outer4) : -(__s32)sizeof(struct outer6),
 				BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
@@ -120,6 +163,15 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 		return TC_ACT_SHOT;
 	}
 	count_received(found.peer, packets, found.length);
+	if (config.joiner && found.protocol == IPPROTO_TCP && to_join(skb, header, four, found.peer))
+		return bpf_redirect(config.joiner, 0);
+	return bpf_redirect(config.tun, BPF_F_INGRESS);
+}
+
+/* tc ingress behind GRO: a packet for another's MAC address, as it has the underlay's header still. */
+static __always_inline int deliver(struct __sk_buff *skb)
+{
+	bpf_skb_change_type(skb, PACKET_HOST);
 	return bpf_redirect(config.tun, BPF_F_INGRESS);
 }
 
@@ -156,7 +208,7 @@ static __always_inline int decap_xdp(struct xdp_md *xdp, __u32 frame)
 		verdict = admit6(eth + 1, END(xdp), frame - sizeof(*eth), &found);
 	else
 		return XDP_PASS;
-	if (verdict == PASS)
+	if (verdict == PASS || verdict == LEFT)
 		return XDP_PASS;
 	if (verdict != ADMITTED || !found.peer)
 		return XDP_DROP;

@@ -54,6 +54,13 @@ int flannel_decap_l3(struct __sk_buff *skb)
 	return decap_tc(skb, 0);
 }
 
+/* tc ingress behind the device that joins TCP segments. */
+SEC("classifier")
+int flannel_deliver(struct __sk_buff *skb)
+{
+	return deliver(skb);
+}
+
 /* XDP of an underlay device; frames in one buffer. */
 SEC("xdp")
 int flannel_xdp(struct xdp_md *xdp)

@@ -19,6 +19,7 @@ struct peer {
 	__be16 port;
 	__u16 pad;
 	__u64 seen_ns;		/* when its kernel's engine was last heard, in nanoseconds since boot */
+	__u64 train_ns;		/* when TCP segments last came joined from it */
 };
 
 /* Inner packets and their bytes. */
@@ -34,7 +35,9 @@ enum {
 	NO_ROUTE, NOT_A_PEER, SPOOFED_SOURCE, NOT_OURS, MALFORMED, TOO_BIG, IO, /* reasons of drops */
 	PASSED_TX, PASSED_RX,	/* left to the user-space engine */
 	COUNTS,
-	ADMITTED = COUNTS, PASS,
+	ADMITTED = COUNTS,
+	PASS,		/* no datagram of ours */
+	LEFT,		/* one that the user-space engine takes, from the socket */
 };
 
 struct counts {

@@ -32,6 +32,7 @@ pub struct In6 {
 pub struct Config {
     pub tun: u32,
     pub tun_header: u32,
+    pub joiner: u32,
     pub fresh_ns: u32,
     pub port: [u8; 2],
     pub own4s: u8,
@@ -60,6 +61,7 @@ pub struct Peer {
     pub port: [u8; 2],
     pub pad: [u8; 2],
     pub seen_ns: u64,
+    pub train_ns: u64,
 }
 
 /// `struct traffic`: of inner packets, on one processor.
@@ -133,8 +135,8 @@ unsafe impl Pod for Traffic {}
 unsafe impl Pod for Counts {}
 
 const _: () = {
-    assert!(size_of::<Config>() == 12 + 12 + 4 + 16 + MOST * (4 + 16 + 8 + 32 + 4));
-    assert!(size_of::<Peer>() == 32);
+    assert!(size_of::<Config>() == 16 + 12 + 4 + 16 + MOST * (4 + 16 + 8 + 32 + 4));
+    assert!(size_of::<Peer>() == 40);
     assert!(size_of::<Traffic>() == 40);
     assert!(size_of::<Counts>() == 72);
 };

@@ -16,6 +16,7 @@ use aya::programs::{LinkOrder, TcAttachType, XdpMode};
 use crate::clsact;
 use crate::device;
 use crate::error::{Error, Result};
+use crate::joiner;
 use crate::load;
 use crate::options::{Hook, Xdp};
 
@@ -89,9 +90,8 @@ impl<'a> Attacher<'a> {
 
     fn clsact(&mut self, object: &mut Ebpf, program: &str, name: &str, egress: bool) -> Result<&'static str> {
         let index = device::index(name)?;
-        let refused = |error: &(dyn std::error::Error + 'static)| {
-            Error::of(format!("attach to clsact of device {name}"), error)
-        };
+        let refused =
+            |error: &(dyn std::error::Error + 'static)| Error::of(format!("attach to clsact of device {name}"), error);
         if clsact::add(name)? {
             // Remember that the qdisc is ours to remove: a file of this name, whatever it holds.
             let marker = self.pin.join(format!("qdisc_{index}"));
@@ -104,9 +104,8 @@ impl<'a> Attacher<'a> {
         let classifier = load::classifier(object, program)?;
         let there = path.exists();
         if there {
-            let link =
-                SchedClassifierLink::attached(name, direction(egress), PRIORITY, TcHandle::new(0, HANDLE), None)
-                    .map_err(|error| refused(&error))?;
+            let link = SchedClassifierLink::attached(name, direction(egress), PRIORITY, TcHandle::new(0, HANDLE), None)
+                .map_err(|error| refused(&error))?;
             if let Ok(id) = classifier.attach_to_link(link) {
                 std::mem::forget(classifier.take_link(id)); // a filter goes with its link object
                 return Ok("clsact");
@@ -144,7 +143,9 @@ impl<'a> Attacher<'a> {
         self.used.remove(&path);
         match why {
             Some(error) if wish == Xdp::Always => Err(Error::of(
-                format!("device {name}: native XDP (its driver can't, or another program is there; xdp=\"auto\" uses tc)"),
+                format!(
+                    "device {name}: native XDP (its driver can't, or another program is there; xdp=\"auto\" uses tc)"
+                ),
                 &error,
             )),
             _ => Ok(false),
@@ -164,8 +165,10 @@ fn native(object: &mut Ebpf, program: &str, index: u32, path: &Path) -> Result<(
     let xdp = load::xdp(object, program)?;
     let refused = |error: &(dyn std::error::Error + 'static)| Error::of("attach", error);
     if let Ok(old) = PinnedLink::from_pin(path) {
-        let replaced =
-            XdpLink::try_from(FdLink::from(old)).ok().and_then(|link| xdp.attach_to_link(link).ok()).map(|id| xdp.take_link(id));
+        let replaced = XdpLink::try_from(FdLink::from(old))
+            .ok()
+            .and_then(|link| xdp.attach_to_link(link).ok())
+            .map(|id| xdp.take_link(id));
         if replaced.is_some() {
             return Ok(());
         }
@@ -203,8 +206,11 @@ pub fn remove(pin: &Path, which: impl Fn(&Path) -> bool) -> Result<()> {
             if !which(&path) {
                 continue;
             }
-            if let (Ok(index), Some(name)) = (index.parse(), index.parse().ok().and_then(device::name)) {
-                let _: u32 = index;
+            let Ok(index) = index.parse::<u32>() else { continue };
+            if matches!(kind, "encap" | "outfilter") {
+                joiner::remove(index);
+            }
+            if let Some(name) = device::name(index) {
                 match kind {
                     "outfilter" => clsact::detach(&name, TcAttachType::Egress),
                     "infilter" => clsact::detach(&name, TcAttachType::Ingress),

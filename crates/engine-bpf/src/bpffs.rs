@@ -46,7 +46,8 @@ pub fn prepare(pin: &Path) -> io::Result<()> {
         let error = io::Error::new(io::ErrorKind::DirectoryNotEmpty, "it holds files, and is on no bpffs");
         return Err(why("mount a bpffs on", error));
     }
-    let target = CString::new(pin.as_os_str().as_bytes()).map_err(|_| why("mount", io::ErrorKind::InvalidInput.into()))?;
+    let target =
+        CString::new(pin.as_os_str().as_bytes()).map_err(|_| why("mount", io::ErrorKind::InvalidInput.into()))?;
     // SAFETY: every string ends in 0 and lives through the call; no data.
     let done = unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, ptr::null()) };
     if done != 0 {

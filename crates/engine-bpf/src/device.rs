@@ -1,9 +1,7 @@
 //! What must be known of a network device.
 
 use std::ffi::CString;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 
 /// A device's index in this network namespace.
 ///
@@ -59,57 +57,67 @@ fn ioctl(name: &str, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result
 
 /// `struct ethtool_drvinfo` (linux/ethtool.h).
 #[repr(C)]
+#[derive(Debug, Default)]
 struct DriverInfo {
     cmd: u32,
     driver: [u8; 32],
-    rest: [u8; 160],
+    version: [u8; 32],
+    firmware: [u8; 32],
+    bus: [u8; 32],
+    rom: [u8; 32],
+    rest: [u8; 32],
 }
 
 const _: () = assert!(size_of::<DriverInfo>() == 196);
 
 const ETHTOOL_GDRVINFO: u32 = 3;
+/// Segmentation of TCP by the device, and joining what it receives.
+pub const ETHTOOL_STSO: u32 = 0x1f;
+/// See [`ETHTOOL_STSO`].
+pub const ETHTOOL_SGRO: u32 = 0x2c;
 
-/// Its driver's name; empty if it tells none.
-pub fn driver(name: &str) -> String {
-    let mut info = DriverInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+/// Switch one of a device's offloads (linux/ethtool.h).
+///
+/// # Errors
+/// The device has no such switch.
+pub fn switch(name: &str, what: u32, on: bool) -> io::Result<()> {
+    let mut value = [what, u32::from(on)]; // struct ethtool_value
+    // SAFETY: as in `is_ethernet`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    set_name(&mut request, name);
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    ioctl(name, libc::SIOCETHTOOL as libc::Ioctl, &mut request)
+}
+
+/// What a device's driver says of itself; empty where it says nothing.
+fn info(name: &str) -> DriverInfo {
+    let mut info = DriverInfo { cmd: ETHTOOL_GDRVINFO, ..DriverInfo::default() };
     // SAFETY: as in `is_ethernet`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     set_name(&mut request, name);
     request.ifr_ifru.ifru_data = (&raw mut info).cast();
     if ioctl(name, libc::SIOCETHTOOL as libc::Ioctl, &mut request).is_err() {
-        return String::new();
+        return DriverInfo::default();
     }
-    let end = info.driver.iter().position(|byte| *byte == 0).unwrap_or(info.driver.len());
-    String::from_utf8_lossy(&info.driver[..end]).into_owned()
+    info
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 /// Devices of virtual machines: the other side may be told of an unfinished checksum instead of getting a finished one.
-const VIRTUAL: [&str; 6] = ["virtio_net", "vif", "hv_netvsc", "vmxnet3", "xen_netfront", "vhost"];
+const VIRTUAL: [&str; 5] = ["virtio_net", "vif", "hv_netvsc", "vmxnet3", "xen_netfront"];
 
-/// Does it, and every device under it, surely finish checksums before the packet leaves this machine's memory?
+/// Does it surely finish checksums before the packet leaves this machine's memory?
 ///
-/// Only a piece of hardware does. A veth pair, a bridge, a virtual machine's device may hand the packet over
-/// unfinished with a note beside it, which is lost to who reads a tunnel's payload from a socket.
+/// Only a piece of hardware, on a bus, does. A veth pair, a bridge, a virtual machine's device may hand the packet
+/// over unfinished with a note beside it, which is lost to who reads a tunnel's payload from a socket. Of what lies
+/// upon other devices (VLAN, bond) it isn't known: no.
 pub fn finishes(name: &str) -> bool {
-    hardware(&Path::new("/sys/class/net").join(name), name, 0)
-}
-
-fn hardware(path: &Path, name: &str, depth: u32) -> bool {
-    let lowers = below(path);
-    if depth < 4 && !lowers.is_empty() {
-        return lowers.iter().all(|(path, name)| hardware(path, name, depth + 1));
-    }
-    let driver = driver(name);
-    path.join("device").exists() && !driver.is_empty() && !VIRTUAL.contains(&driver.as_str())
-}
-
-/// The devices that a VLAN, a bond, a bridge lie upon.
-fn below(path: &Path) -> Vec<(PathBuf, String)> {
-    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
-    entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.strip_prefix("lower_")?.to_owned())))
-        .collect()
+    let info = info(name);
+    info.bus[0] != 0 && !VIRTUAL.contains(&text(&info.driver).as_str())
 }
 
 /// The device of this index in this network namespace.
@@ -128,5 +136,5 @@ pub fn name(index: u32) -> Option<String> {
 ///
 /// Not on a veth: it makes the other end cut every super-packet before the crossing.
 pub fn gains_by_xdp(name: &str) -> bool {
-    driver(name) != "veth"
+    text(&info(name).driver) != "veth"
 }

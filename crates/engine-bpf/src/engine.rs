@@ -12,6 +12,7 @@ use crate::attach::{self, Attacher};
 use crate::bpffs;
 use crate::device;
 use crate::error::{Error, Result};
+use crate::joiner;
 use crate::load;
 use crate::options::Options;
 use crate::peers::{MAPS, Peers};
@@ -47,11 +48,18 @@ impl KernelEngine {
         }
         let finishing: Vec<u32> =
             devices[1..].iter().filter(|(name, _)| device::finishes(name)).map(|(_, index)| *index).collect();
-        let config = options.config(devices[0].1, &finishing)?;
         bpffs::prepare(&options.pin)?;
+        let joiner = joiner::make(devices[0].1);
+        let header = if device::is_ethernet(&options.device)? { 14 } else { 0 };
+        let config =
+            options.config(devices[0].1, header, joiner.as_ref().map_or(0, |joiner| joiner.way_in), &finishing)?;
         let mut object = load::object(&config, Some(&options.pin))?;
         let mut features = BTreeMap::new();
         let mut attacher = Attacher::new(&options.pin, options.hook);
+        features.insert("join".to_owned(), if joiner.is_ok() { "gro" } else { "no" }.to_owned());
+        if let Ok(joiner) = &joiner {
+            attacher.tc(&mut object, "flannel_deliver", &joiner.way_out, false)?;
+        }
         // The way in first: what peers answer must find it.
         for (name, index) in &devices[1..] {
             let program = if device::is_ethernet(name)? { "flannel_decap" } else { "flannel_decap_l3" };
@@ -77,7 +85,8 @@ impl KernelEngine {
     }
 
     /// What is used: `encap` (`tcx`, `clsact`), for each underlay device `decap <device>` (`xdp native`, `tcx`,
-    /// `clsact`) and `checksums <device>` (who finishes inner checksums: `device` or `engine`).
+    /// `clsact`) and `checksums <device>` (who finishes inner checksums: `device` or `engine`), and `join` (what
+    /// joins TCP segments behind tc: `gro`, or `no` without veth).
     pub fn features(&self) -> &BTreeMap<String, String> {
         &self.features
     }

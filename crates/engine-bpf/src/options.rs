@@ -72,9 +72,9 @@ impl Options {
     ///
     /// # Errors
     /// More addresses or subnets than the programs take.
-    pub(crate) fn config(&self, tun: u32, finishing: &[u32]) -> Result<Config> {
+    pub(crate) fn config(&self, tun: u32, tun_header: u32, joiner: u32, finishing: &[u32]) -> Result<Config> {
         let mut config =
-            Config { tun, fresh_ns: FRESH_NS, port: self.port.to_be_bytes(), ..Config::default() };
+            Config { tun, tun_header, joiner, fresh_ns: FRESH_NS, port: self.port.to_be_bytes(), ..Config::default() };
         for address in &self.local {
             match address {
                 IpAddr::V4(ip) => {
@@ -118,7 +118,9 @@ impl Options {
 fn next(count: &mut u8, what: &str) -> Result<usize> {
     let at = usize::from(*count);
     if at == MOST {
-        return Err(Error::invalid(format!("more than {MOST} {what}: the kernel engine takes no more, use the user engine")));
+        return Err(Error::invalid(format!(
+            "more than {MOST} {what}: the kernel engine takes no more, use the user engine"
+        )));
     }
     *count += 1;
     Ok(at)

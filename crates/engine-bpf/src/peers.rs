@@ -125,7 +125,7 @@ impl Peers {
         if old.is_some_and(|old| old.endpoint == peer.endpoint && old.port == peer.port) {
             return Ok(());
         }
-        peer.seen_ns = 0; // at another endpoint there may be another engine
+        (peer.seen_ns, peer.train_ns) = (0, 0); // at another endpoint there may be another engine
         if old.is_none() {
             peer.id = self.free;
             self.free = self.free.checked_add(1).unwrap_or(GONE + 1);

@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use flannel_engine_bpf::{Error, Hook, Options};
-use pyo3::exceptions::PyValueError;
+use flannel_engine_bpf::{Error, Hook, KernelEngine as Engine, Options};
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::convert::{Route, address, prefixes, routes};
 
-/// eBPF programs that carry packets beside a UserEngine. See the stub for what each method does.
+/// eBPF programs that carry packets between a TUN device and the underlay. See the stub for what each method does.
 #[pyclass(frozen, module = "pyflannel_engine")]
-pub struct KernelEngine(flannel_engine_bpf::KernelEngine);
+pub struct KernelEngine(Engine);
 
-fn error(error: &Error) -> PyErr {
-    if error.is_invalid() {
-        return PyValueError::new_err(error.to_string());
+fn raised(error: &Error) -> PyErr {
+    match error.errno() {
+        _ if error.is_invalid() => PyValueError::new_err(error.to_string()),
+        Some(number) => PyOSError::new_err((number, error.to_string())),
+        None => PyOSError::new_err(error.to_string()),
     }
-    crate::convert::os_error(error, error.errno())
 }
 
 #[pymethods]
@@ -38,10 +39,9 @@ impl KernelEngine {
     ) -> PyResult<Self> {
         let _the_device_has_it = mtu;
         let local = local.iter().map(|text| address(text)).collect::<PyResult<_>>()?;
-        let xdp = xdp.parse().map_err(|why| error(&why))?;
+        let xdp = xdp.parse().map_err(|error| raised(&error))?;
         let options = Options { device, underlays, local, port, own: prefixes(&own)?, pin, xdp, hook: Hook::Auto };
-        let started = py.detach(|| flannel_engine_bpf::KernelEngine::start(&options));
-        started.map(KernelEngine).map_err(|why| error(&why))
+        py.detach(|| Engine::start(&options)).map(KernelEngine).map_err(|error| raised(&error))
     }
 
     #[getter]
@@ -51,20 +51,24 @@ impl KernelEngine {
 
     fn apply(&self, py: Python<'_>, remove: Vec<String>, add: Vec<Route>) -> PyResult<()> {
         let (remove, add) = (prefixes(&remove)?, routes(&add)?);
-        py.detach(|| self.0.apply(&remove, &add)).map_err(|why| error(&why))
+        py.detach(|| self.0.apply(&remove, &add)).map_err(|error| raised(&error))
     }
 
     fn routes(&self) -> Vec<Route> {
-        let found = self.0.routes();
-        found.iter().map(|(net, end)| (net.to_string(), end.ip().to_string(), end.port())).collect()
+        self.0
+            .routes()
+            .into_iter()
+            .map(|(subnet, end)| (subnet.to_string(), end.ip().to_string(), end.port()))
+            .collect()
     }
 
     fn counters(&self) -> PyResult<BTreeMap<&'static str, u64>> {
-        self.0.counters().map_err(|why| error(&why))
+        self.0.counters().map_err(|error| raised(&error))
     }
 
     fn peers(&self) -> BTreeMap<String, BTreeMap<&'static str, u64>> {
-        self.0.peers().iter().map(|(net, traffic)| (net.to_string(), traffic.read().into_iter().collect())).collect()
+        let peers = self.0.peers();
+        peers.iter().map(|(subnet, traffic)| (subnet.to_string(), traffic.read().into_iter().collect())).collect()
     }
 
     fn problem(&self) -> Option<String> {
@@ -72,13 +76,12 @@ impl KernelEngine {
     }
 
     fn close(&self, py: Python<'_>, keep: bool) -> PyResult<()> {
-        py.detach(|| self.0.close(keep)).map_err(|why| error(&why))
+        py.detach(|| self.0.close(keep)).map_err(|error| raised(&error))
     }
 
     #[staticmethod]
-    #[expect(clippy::needless_pass_by_value, reason = "extracted from Python")]
     fn remove(py: Python<'_>, pin: PathBuf) -> PyResult<()> {
-        py.detach(|| flannel_engine_bpf::KernelEngine::remove(Path::new(&pin))).map_err(|why| error(&why))
+        py.detach(|| Engine::remove(Path::new(&pin))).map_err(|error| raised(&error))
     }
 
     #[staticmethod]
