@@ -111,7 +111,7 @@ impl Node {
     pub fn run_with(&self, kind: &str, device: &str, packet: &[u8], gso: u32) -> (i32, Vec<u8>) {
         let info = program(&self.link(kind, device));
         let mut out = vec![0; packet.len() + 256];
-        let mut context = vec![0u8; 192]; // struct __sk_buff
+        let mut context = [0u8; 192]; // struct __sk_buff
         context[176..180].copy_from_slice(&gso.to_ne_bytes());
         let options = TestRunOptions {
             data_in: Some(packet),
