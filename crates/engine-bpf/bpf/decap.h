@@ -118,7 +118,8 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 	__u32 packets;
 	int verdict, four;
 
-	if (skb->pkt_type != PACKET_HOST)
+	/* Somebody else's frame, or one with a VLAN tag (taken off already): it's for the VLAN's device. */
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_UNSPEC;
 	if ((void *)(mark + 1) <= DATA(skb) && mark->what == MARK)
 		return bpf_redirect(config.tun, BPF_F_INGRESS);

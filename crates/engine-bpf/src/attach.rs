@@ -17,6 +17,7 @@ use crate::clsact;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::joiner;
+use crate::link;
 use crate::load;
 use crate::options::{Hook, Xdp};
 
@@ -217,6 +218,10 @@ pub fn remove(pin: &Path, which: impl Fn(&Path) -> bool) -> Result<()> {
                     "qdisc" => clsact::remove_if_empty(index),
                     _ => {}
                 }
+            }
+            if matches!(kind, "encap" | "decap" | "xdp") {
+                // It fails where the device is gone already, or the kernel is older: the link goes with its file then.
+                let _at_once = link::detach(&path);
             }
             unpin(&path)?;
         }

@@ -42,6 +42,16 @@ impl KernelEngine {
     /// # Errors
     /// A device isn't there, an option can't be, or the kernel refuses: what, and the way out.
     pub fn start(options: &Options) -> Result<KernelEngine> {
+        let fresh = bpffs::pinned(&options.pin).is_empty();
+        let started = KernelEngine::try_start(options);
+        if started.is_err() && fresh {
+            // What was attached until it failed; the first error is the one to tell.
+            let _also = KernelEngine::remove(&options.pin);
+        }
+        started
+    }
+
+    fn try_start(options: &Options) -> Result<KernelEngine> {
         let mut devices = vec![(options.device.clone(), device::index(&options.device)?)];
         for name in &options.underlays {
             devices.push((name.clone(), device::index(name)?));

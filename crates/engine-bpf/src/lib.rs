@@ -12,6 +12,7 @@ mod device;
 mod engine;
 mod error;
 mod joiner;
+mod link;
 mod load;
 mod netlink;
 mod options;
