@@ -29,10 +29,10 @@ BUSY = 0.5  # load average above which others disturb
 
 def main() -> int:
     words = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interruptible(True)
     try:
         need_root()
-        need("ip", "iperf3", "ping", "ethtool", "nsenter", "sysctl")
+        need("ip", "iperf3", "ping", "ethtool", "nsenter")
         return bench(words)
     except KeyboardInterrupt:
         say("interrupted: all is taken down")
@@ -103,20 +103,24 @@ def measure(
     """All worlds up, then in each round every candidate has its turn, then all down."""
     result = Result()
     with ExitStack() as stack:
-        stack.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
-        worlds = [world for each in candidates if (world := try_make(each, underlay, programs, stack, result))]
-        # A second Ctrl-C doesn't leave half of them.
-        stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        for turn in range(words.rounds):
-            for world in in_turn(worlds, turn):
-                began = time.monotonic()
-                for load in all_loads:
-                    result.rounds.setdefault(world.candidate.name, {}).setdefault(load.name, []).append(
-                        take(world, load, programs, words.seconds, result)
-                    )
-                took = time.monotonic() - began
-                progress(f"{underlay}, round {turn + 1} of {words.rounds}: {world.candidate.label}, {took:.0f} s")
+        stack.callback(interruptible, True)
+        try:
+            worlds = [world for each in candidates if (world := try_make(each, underlay, programs, stack, result))]
+            for turn in range(words.rounds):
+                for world in in_turn(worlds, turn):
+                    began = time.monotonic()
+                    have_turn(world, all_loads, programs, words.seconds, result)
+                    took = time.monotonic() - began
+                    progress(f"{underlay}, round {turn + 1} of {words.rounds}: {world.candidate.label}, {took:.0f} s")
+        finally:
+            interruptible(False)  # a second Ctrl-C would leave half of them
     return result
+
+
+def interruptible(can_be: bool) -> None:
+    """Whether Ctrl-C and SIGTERM end us."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if can_be else signal.SIG_IGN)
 
 
 def try_make(candidate: Candidate, underlay: str, programs: Programs, stack: ExitStack, result: Result) -> World | None:
@@ -135,13 +139,22 @@ def try_make(candidate: Candidate, underlay: str, programs: Programs, stack: Exi
     return None
 
 
-def take(world: World, load: Load, programs: Programs, seconds: int, result: Result) -> dict[str, float]:
-    """One sample; empty, and why in *result*, if the load didn't come to its end."""
+def have_turn(world: World, all_loads: Sequence[Load], programs: Programs, seconds: int, result: Result) -> None:
+    """One sample of each load; an empty one, and why in *result*, if the load didn't come to its end."""
+    rounds = result.rounds.setdefault(world.candidate.name, {load.name: [] for load in all_loads})
+    turn = len(rounds[all_loads[0].name])
     try:
-        return load.run(world.way, programs, seconds)
+        with world.awake():
+            for load in all_loads:
+                try:
+                    rounds[load.name].append(load.run(world.way, programs, seconds))
+                except LabError as error:
+                    rounds[load.name].append({})
+                    result.failures.append(f"{world.candidate.label}, {load.name}: {error}")
     except LabError as error:
-        result.failures.append(f"{world.candidate.label}, {load.name}: {error}")
-        return {}
+        result.failures.append(f"{world.candidate.label}, round {turn + 1}: {error}")
+        for samples in rounds.values():
+            samples.extend([{}] * (turn + 1 - len(samples)))
 
 
 def show(underlay: str, result: Result, controls: Sequence[str], labels: dict[str, str]) -> None:

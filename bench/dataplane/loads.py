@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from bench.dataplane.cpu import Spent, spent
@@ -16,7 +17,7 @@ from bench.dataplane.programs import Programs
 from bench.dataplane.report import percentile
 from bench.dataplane.world import Way
 
-from pyflannel.lab.shell import LabError, run
+from pyflannel.lab.shell import LabError
 
 HEADERS = 28  # bytes: IPv4 and UDP of a packet whose size is given
 PORT = 5301
@@ -200,5 +201,5 @@ def _finish(process: subprocess.Popen[str], seconds: float) -> str:
 
 def controls_here() -> list[str]:
     """The congestion controls of this kernel that are measured, BBR and CUBIC if it has them."""
-    words = run("sysctl", "-n", "net.ipv4.tcp_available_congestion_control").stdout.split()
+    words = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
     return [word for word in ("bbr", "cubic") if word in words] or words[:1]

@@ -18,7 +18,7 @@ UDP_PORT = 8285
 
 def two_nodes(name: str, backend: str, **more: Any) -> Plan:
     """Two nodes, a pod each. No masquerading: it would bring connection tracking into every path."""
-    return Plan(name, 2, backend=backend, mtu=MTU, flags=(), **more)
+    return Plan(**{"name": name, "nodes": 2, "backend": backend, "mtu": MTU, "flags": (), **more})
 
 
 @dataclass(frozen=True, slots=True)

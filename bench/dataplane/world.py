@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Protocol
@@ -18,6 +19,7 @@ from typing import Protocol
 from bench.dataplane.programs import Programs
 
 from pyflannel.lab.cluster import Cluster, Plan
+from pyflannel.lab.faults import freeze, thaw
 from pyflannel.lab.node import Node
 from pyflannel.lab.process import adopt, wait_for
 from pyflannel.lab.shell import LabError, batch, run
@@ -28,6 +30,7 @@ UNDERLAYS = {
     "cut": "no segmentation offload, GRO on: every train is cut before the cable, as by a plain NIC",
 }
 REACH_S = 20.0
+SETTLE_S = 0.5  # a daemon that was frozen catches up
 _LOG_LINES = 8
 
 
@@ -101,15 +104,35 @@ class World:
     cluster: Cluster
     way: Way
 
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Its turn. Raises LabError if packets don't get through (any more)."""
+        running = [node for node in self.cluster.nodes if node.running()]
+        for node in running:
+            thaw(node)
+        try:
+            if not wait_for(lambda: answers(self.way), REACH_S, 0.1):
+                raise LabError(f"no packet gets through{_said(self.cluster)}")
+            time.sleep(SETTLE_S)
+            yield
+        finally:
+            for node in running:
+                if node.running():
+                    freeze(node)
+
 
 def make(candidate: Candidate, underlay: str, programs: Programs) -> World:
-    """Set up *candidate*; packets pass when it is back. Raises FlannelError, and leaves nothing then."""
+    """Set up *candidate*: packets have passed, and now its flannelds are frozen, since an idle one takes a percent or
+    two of a core. Raises FlannelError, and leaves nothing then."""
     cluster = CabledCluster(candidate.plan(f"dp{candidate.name}"), underlay)
     cluster.up()
     try:
         way = candidate.build(cluster, programs)
         if not wait_for(lambda: answers(way), REACH_S, 0.1):
             raise LabError(f"no packet gets through within {REACH_S:g} s{_said(cluster)}")
+        for node in cluster.nodes:
+            if node.running():
+                freeze(node)
     except BaseException:
         cluster.down()
         raise
