@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench.dataplane.aims import render_aims
 from bench.dataplane.candidates import CANDIDATES
 from bench.dataplane.loads import PACED_PPS, Load, Udp, controls_here, loads
 from bench.dataplane.programs import Programs, compiled
@@ -130,6 +131,8 @@ def try_make(candidate: Candidate, underlay: str, programs: Programs, stack: Exi
         try:
             world = make(candidate, underlay, programs)
             stack.callback(world.cluster.down)
+            if world.way.note:
+                result.notes[candidate.name] = world.way.note
             progress(f"{underlay}: {candidate.label} is up")
             return world
         except FlannelError as error:
@@ -163,6 +166,10 @@ def show(underlay: str, result: Result, controls: Sequence[str], labels: dict[st
     say("Median (smallest–largest); " + ", ".join(f"{base[0]}× is the ratio to {base}'s" for base in BASES) + ".\n")
     for title, columns in tables(controls, Udp(64, PACED_PPS).name).items():
         say(render(title, columns, labels, result.rounds) + "\n")
+    if text := render_aims(result.rounds, controls):
+        say(f"{text}\n")
+    for name, note in result.notes.items():
+        say(f"{labels[name]}: {note}")
     for name, why in result.left_out.items():
         say(f"left out: {labels[name]}: {why}")
     for failure in result.failures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
 from typing import Any
@@ -64,7 +65,8 @@ class Flanneld:
 
     def build(self, cluster: Cluster, programs: Programs) -> Way:
         pids = tuple(node.pid for node in cluster.nodes) if self.counted else ()
-        return between_pods(cluster, pids)
+        said = re.findall(r": engine: (.+)", cluster.nodes[0].log())
+        return between_pods(cluster, pids, said[-1] if said else "")
 
 
 @dataclass(frozen=True, slots=True)

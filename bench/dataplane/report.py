@@ -15,10 +15,11 @@ BASES = ("naive", "vxlan")  # what the others are compared with
 
 @dataclass(slots=True)
 class Result:
-    """What one underlay gave. `rounds` by candidate's name, `left_out` says why a candidate isn't there, `failures`
-    are single loads that didn't come to their end."""
+    """What one underlay gave. `rounds`, by candidate's name; `notes`: how it runs; `left_out`: why it isn't there;
+    `failures`: loads that didn't come to their end."""
 
     rounds: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
@@ -75,14 +76,19 @@ def _tcp(load: str) -> str:
 def render(title: str, columns: Sequence[Column], labels: Mapping[str, str], rounds: Mapping[str, Rounds]) -> str:
     """A table in Markdown that is aligned for the eye too; *labels* by candidate's name, in order."""
     names = [name for name in labels if name in rounds]
-    rows = [["", *(column.title for column in columns)]]
-    rows += [[labels[name], *(cell(column, name, rounds) for column in columns)] for name in names]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(columns) + 1)]
-    lines = [
-        "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join([f"**{title}**", "", *lines])
+    rows = [[labels[name], *(cell(column, name, rounds) for column in columns)] for name in names]
+    return table(title, ["", *(column.title for column in columns)], rows)
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown, in columns of one width."""
+    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
+    ruler = ["-" * width for width in widths]
+    return "\n".join([f"**{title}**", "", *(_line(row, widths) for row in (head, ruler, *rows))])
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |"
 
 
 def cell(column: Column, name: str, rounds: Mapping[str, Rounds]) -> str:
@@ -99,22 +105,17 @@ def cell(column: Column, name: str, rounds: Mapping[str, Rounds]) -> str:
         texts.append(text)
     shown = " / ".join(texts)
     if column.ratio:
-        found = ((base, ratio(rounds, name, base, column.load, column.figures[0])) for base in BASES)
-        shown += "".join(f" {_sign(base)}{value:.3g}" for base, value in found if value is not None and base != name)
+        for base in BASES:
+            found = ratios(rounds, name, base, column.load, column.figures[0])
+            if found and base != name:
+                shown += f" {base[0]}×{median(found):.3g}"
     return shown
 
 
-def _sign(base: str) -> str:
-    return f"{base[0]}×"
-
-
-def ratio(rounds: Mapping[str, Rounds], name: str, base: str, load: str, figure: str) -> float | None:
-    """The median of the ratios round by round: what the machine does besides hits both."""
-    if base not in rounds:
-        return None
-    pairs = zip(rounds[name].get(load, ()), rounds[base].get(load, ()), strict=False)
-    found = [one[figure] / two[figure] for one, two in pairs if figure in one and two.get(figure)]
-    return median(found) if found else None
+def ratios(rounds: Mapping[str, Rounds], name: str, base: str, load: str, figure: str) -> list[float]:
+    """Of *name*'s figure to *base*'s, round by round: what the machine does besides hits both."""
+    pairs = zip(rounds.get(name, {}).get(load, ()), rounds.get(base, {}).get(load, ()), strict=False)
+    return [one[figure] / two[figure] for one, two in pairs if figure in one and two.get(figure)]
 
 
 def _values(rounds: Rounds, load: str, figure: str) -> list[float]:
@@ -151,6 +152,7 @@ def dump(about: Mapping[str, Any], labels: Mapping[str, str], results: Mapping[s
                     name: {"label": labels[name], "medians": medians(rounds), "rounds": rounds}
                     for name, rounds in result.rounds.items()
                 },
+                "notes": result.notes,
                 "left_out": result.left_out,
                 "failures": result.failures,
             }

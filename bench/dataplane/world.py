@@ -70,12 +70,14 @@ def segmentation_on(features: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """From which namespace to which it is measured, to what address; whose processor time is the engine's."""
+    """From which namespace to which it is measured, to what address; whose processor time is the engine's; `note`:
+    how it has decided to run."""
 
     source: str
     target: str
     address: str
     pids: tuple[int, ...] = ()
+    note: str = ""
 
 
 class Candidate(Protocol):
@@ -145,10 +147,10 @@ def answers(way: Way) -> bool:
     return done.returncode == 0
 
 
-def between_pods(cluster: Cluster, pids: tuple[int, ...] = ()) -> Way:
+def between_pods(cluster: Cluster, pids: tuple[int, ...] = (), note: str = "") -> Way:
     """From the first node's pod to the second's."""
     one, two = cluster.pods
-    return Way(one.netns, two.netns, two.address, pids)
+    return Way(one.netns, two.netns, two.address, pids, note)
 
 
 # For candidates that aren't flanneld's
