@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[3]))  # bench/ isn't installed
-
 from bench.dataplane.aims import Aim, best_peer, render_aims
 from bench.dataplane.cpu import Spent, machine_ticks, process_ticks
 from bench.dataplane.loads import rtt_figures, tcp_figures, udp_figures
