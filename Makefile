@@ -2,26 +2,39 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-PACKAGES := iproute2 iputils-ping nftables iptables etcd-server etcd-client iperf3 procps
+PACKAGES := iproute2 iputils-ping nftables iptables etcd-server etcd-client iperf3 procps ethtool clang libbpf-dev
+CARGO := $(shell command -v cargo)
 
-.PHONY: demo test check lab bench setup
+.PHONY: demo test check lab bench setup engine
 
 demo: .venv/.ready
 	$(SUDO) $(BIN)/flannelctl lab demo
 
 test: check
+ifdef CARGO
+	cargo test --quiet
+else
+	@echo "cargo isn't installed: the packet engine's own tests are LEFT OUT (https://rustup.rs)"
+endif
 	$(SUDO) $(BIN)/pytest
 
 check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+ifdef CARGO
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+endif
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml tools/setup
+.venv/.ready: pyproject.toml tools/setup $(shell find Cargo.toml Cargo.lock crates -type f)
 	PACKAGES="$(PACKAGES)" PYTHON="$(PYTHON)" tools/setup
 	touch $@
+
+engine:
+	$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./crates/engine-py
 
 lab: .venv/.ready
 	$(SUDO) $(BIN)/flannelctl lab up

@@ -94,7 +94,7 @@ def test_the_flags_page_is_fresh() -> None:
 def test_nothing_of_a_machine_is_in_the_tree() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     words = ("/wor" + "k/", "/roo" + "t/", "pypi." + "org", "deb.deb" + "ian", "crates." + "io")
-    for name in tracked:
+    for name in set(tracked) - {"Cargo.lock"}:  # its format names the registry
         text = (ROOT / name).read_text(errors="replace")
         assert not [word for word in words if word in text], name
 

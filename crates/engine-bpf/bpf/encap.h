@@ -92,6 +92,9 @@ static __always_inline int encap4(struct __sk_buff *skb)
 	peer = bpf_map_lookup_elem(&flannel_peers4, &key);
 	if (!peer || length > MOST_UDP || !config.has_source4)
 		return leave();
+	/* The kernel can't cut a train of datagrams inside a tunnel of this kind; the user-space engine can. */
+	if (skb->gso_size && ip->protocol == IPPROTO_UDP)
+		return leave();
 	ecn = ip->tos & ECN;
 	way.ipv4_src = config.source4;
 	way.ipv4_dst = peer->endpoint[0];
@@ -173,6 +176,8 @@ static __always_inline int encap6(struct __sk_buff *skb)
 	__builtin_memcpy(key.address, &ip->daddr, sizeof(key.address));
 	peer = bpf_map_lookup_elem(&flannel_peers6, &key);
 	if (!peer || length > MOST_UDP || !config.has_source6)
+		return leave();
+	if (skb->gso_size && ip->nexthdr == IPPROTO_UDP)
 		return leave();
 	ecn = class6(ip) & ECN;
 #pragma unroll

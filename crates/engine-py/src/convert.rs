@@ -1,6 +1,5 @@
 //! Between Python's values and the engine's.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use flannel_engine::prefix::Prefix;
@@ -36,7 +35,7 @@ pub fn routes(routes: &[Route]) -> PyResult<Vec<(Prefix, SocketAddr)>> {
 }
 
 /// With its number and the words that say what was tried.
-pub fn os_error(error: &io::Error, errno: Option<i32>) -> PyErr {
+pub fn os_error(error: &std::io::Error, errno: Option<i32>) -> PyErr {
     match errno {
         Some(number) => PyOSError::new_err((number, error.to_string())),
         None => PyOSError::new_err(error.to_string()),

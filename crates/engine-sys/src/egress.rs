@@ -187,11 +187,8 @@ impl Egress {
     fn answer(&mut self, trouble: Trouble, ip: &Ip, peers: &Peers, at: std::ops::Range<usize>) {
         let Some(own) = peers.own_address(&ip.source) else { return };
         let Some(answer) = icmp::answer(trouble, ip, &self.arena[at], &own) else { return };
-        if self.limit.take(self.shared.began.elapsed().as_secs_f64()) {
-            let header = vnet::Header::default().bytes();
-            if self.shared.tun.write(&[io::IoSlice::new(&header), io::IoSlice::new(&answer)]).is_ok() {
-                self.shared.counters.answered();
-            }
+        if self.limit.take(self.shared.began.elapsed().as_secs_f64()) && self.shared.raw.send(&answer, ip.source) {
+            self.shared.counters.answered();
         }
     }
 

@@ -13,6 +13,7 @@ use flannel_engine::peers::Peers;
 use flannel_engine::prefix::Prefix;
 
 use crate::io::{Bell, errno};
+use crate::raw::Raw;
 use crate::tun::Tun;
 use crate::udp::Udp;
 use crate::worker;
@@ -54,6 +55,7 @@ pub struct Features {
 pub(crate) struct Shared {
     pub tun: Tun,
     pub sockets: Vec<Udp>,
+    pub raw: Raw,
     pub peers: ArcSwap<Peers>,
     pub counters: Counters,
     pub bell: Bell,
@@ -104,6 +106,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             tun,
             sockets,
+            raw: Raw::open(),
             peers: ArcSwap::from_pointee(Peers::new(options.own.clone())),
             counters: Counters::default(),
             bell: Bell::new()?,

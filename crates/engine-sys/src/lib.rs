@@ -5,6 +5,7 @@ mod egress;
 mod engine;
 mod ingress;
 mod io;
+mod raw;
 mod tun;
 mod udp;
 mod worker;

@@ -14,6 +14,7 @@ pub const MAX_TRAIN: usize = 64;
 pub const MAX_BYTES: usize = 65_507;
 
 const SOL_UDP: libc::c_int = 17;
+const UDP_NO_CHECK6_RX: libc::c_int = 102;
 /// Option and control message: cut the payload into datagrams of this size (u16).
 pub const UDP_SEGMENT: libc::c_int = 103;
 /// Option and control message: datagrams of this size (int) were put together.
@@ -40,6 +41,8 @@ impl Udp {
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
         if local.is_ipv6() {
             socket.set_only_v6(true)?;
+            // The kernel engine leaves the outer checksum out, as tunnels may (RFC 6935): the inner packet has its own.
+            set(&socket, SOL_UDP, UDP_NO_CHECK6_RX, 1);
         }
         socket.bind(&local.into()).map_err(|error| {
             let why = match error.raw_os_error() {

@@ -3,12 +3,18 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, yield_now};
+use std::time::{Duration, Instant};
 
 use crate::egress::Egress;
 use crate::engine::Shared;
 use crate::ingress::Ingress;
-use crate::io::{readable, wait_readable};
+use crate::io::{is_readable, readable, wait_readable};
+
+// Ours to tune.
+const SPIN: Duration = Duration::from_micros(60); // how long to look before sleeping: about what waking up costs
+const PAYS: u32 = 64; // of 256: spinning goes on while at least a quarter of the tries finds work
+const PROBE: u32 = 32; // after so many sleeps another try is made
 
 /// One thread for both ways, or one for each.
 pub fn start(shared: &Arc<Shared>, threads: usize) -> io::Result<Vec<JoinHandle<()>>> {
@@ -38,8 +44,9 @@ fn run(shared: &Shared, mut egress: Option<Egress>, mut ingress: Option<Ingress>
     if ingress.is_some() {
         fds.extend(shared.sockets.iter().map(|socket| readable(socket.fd())));
     }
+    let mut patience = Patience::default();
     while !shared.ending.load(Relaxed) {
-        wait_readable(&mut fds)?;
+        patience.wait(&mut fds)?;
         // Both ways in turn, a burst each, until both are dry: a flood one way doesn't hold up the other.
         loop {
             let mut busy = false;
@@ -57,4 +64,39 @@ fn run(shared: &Shared, mut egress: Option<Egress>, mut ingress: Option<Ingress>
         }
     }
     Ok(())
+}
+
+/// Waiting for work: by looking for a short while, and giving way to others, if that has paid lately (an answer is
+/// under way); else by going to sleep.
+struct Patience {
+    pays: u32, // of 256: how often looking found work
+    slept: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { pays: 256, slept: 0 }
+    }
+}
+
+impl Patience {
+    fn wait(&mut self, fds: &mut [libc::pollfd]) -> io::Result<()> {
+        self.slept += 1;
+        if self.pays >= PAYS || self.slept >= PROBE {
+            self.slept = 0;
+            let until = Instant::now() + SPIN;
+            loop {
+                if is_readable(fds)? {
+                    self.pays += (256 - self.pays) / 8;
+                    return Ok(());
+                }
+                if Instant::now() >= until {
+                    break;
+                }
+                yield_now();
+            }
+            self.pays -= self.pays / 8;
+        }
+        wait_readable(fds)
+    }
 }

@@ -16,9 +16,6 @@ def factory(config: NetworkConfig) -> Factory:
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     entry = found.get(config.backend_type)
     if entry is None:
-        hint = ""
-        if config.backend_type == "udp":
-            hint = ' (without a "Backend" flannel means udp, which is not in this version)'
-        raise ConfigError(SOURCE, "Backend.Type", config.backend_type, f"one of {', '.join(sorted(found))}{hint}")
+        raise ConfigError(SOURCE, "Backend.Type", config.backend_type, f"one of {', '.join(sorted(found))}")
     made: Factory = entry.load()
     return made

@@ -23,7 +23,8 @@ Name = Annotated[str, typer.Option("--name", help="The lab's name; several can b
 NodeName = Annotated[str, typer.Argument(help="A node: n1, n2, …", metavar="NODE")]
 Nodes = Annotated[int, typer.Option(help="How many nodes.")]
 Pods = Annotated[int, typer.Option(help="How many pods on each node.")]
-Backend = Annotated[str, typer.Option(help="vxlan or host-gw.")]
+Backend = Annotated[str, typer.Option(help="vxlan, host-gw or udp.")]
+Engine = Annotated[str, typer.Option(help="udp: kernel, user, or kernel,user (nodes in turn).")]
 Ipv6 = Annotated[bool, typer.Option("--ipv6", help="IPv6 alone.")]
 DualStack = Annotated[bool, typer.Option("--dual-stack", help="IPv4 and IPv6.")]
 StoreKind = Annotated[str, typer.Option("--store", help="local, or etcd (a real one is started).")]
@@ -45,6 +46,7 @@ def up(
     mtu: Mtu = 1500,
     direct_routing: Direct = False,
     routed: Routed = False,
+    engine: Engine = "auto",
     name: Name = "lab",
 ) -> None:
     """Make a cluster and leave it running."""
@@ -55,7 +57,9 @@ def up(
     if ipv6 and dual_stack:
         raise LabError("--ipv6 is IPv6 alone, --dual-stack is both: give one of them")
     options = {"DirectRouting": True} if direct_routing else {}
-    plan = Plan(name, nodes, pods, backend, options, not ipv6, ipv6 or dual_stack, store, members, mtu, routed)
+    plan = Plan(
+        name, nodes, pods, backend, options, not ipv6, ipv6 or dual_stack, store, members, mtu, routed, engine=engine
+    )
     with _clean_end():
         cluster = _up(plan)
     picture.say(picture.topology(cluster))
@@ -184,6 +188,7 @@ def demo(
     backend: Backend = "vxlan",
     dual_stack: DualStack = False,
     store: StoreKind = "local",
+    engine: Engine = "auto",
     name: Name = "demo",
 ) -> None:
     """Up, look, ping, break, see it heal, down."""
@@ -194,7 +199,7 @@ def demo(
 
     began = time.monotonic()
     with _clean_end():
-        cluster = _up(Plan(name, nodes, 1, backend, ipv6=dual_stack, store=store))
+        cluster = _up(Plan(name, nodes, 1, backend, ipv6=dual_stack, store=store, engine=engine))
         try:
             picture.say("")
             picture.say(picture.topology(cluster))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from pyflannel.cli.goflags import Flag, HelpAsked, Kind, Status, UsageError, parse_arguments, parse_environment
+from pyflannel.model.rows import ENGINES
 
 T = TypeVar("T")
 
@@ -83,8 +84,8 @@ class Options:
     version: bool = _option(False, "print the version to standard error and exit", note="no variable, as in flannel")
     healthz_ip: str = _option("0.0.0.0", "address of the health server")
     healthz_port: int = _option(
-        0, "port of the health server: /healthz, /readyz, /status; 0: none", high=65535,
-        note="/readyz tells the truth in both directions; /status is ours",
+        0, "port of the health server: /healthz, /readyz, /status, /metrics; 0: none", high=65535,
+        note="/readyz tells the truth in both directions; /status and /metrics are ours",
     )  # fmt: skip
     iptables_resync: int = _option(
         5, "seconds between looks at iptables; 0: never", low=0,
@@ -115,6 +116,10 @@ class Options:
     state_dir: str = _option(
         "/var/lib/flannel", "folder for what must survive a reboot: checkpoint of the leases, identity", status="ours"
     )
+    udp_engine: str = _option(
+        "auto", "what carries the udp backend's packets: eBPF in the kernel, or threads of flanneld; auto: the kernel "
+        "where it can", status="ours", choices=ENGINES,
+    )  # fmt: skip
     node_name: str = _option("", "this node's name in messages; else $NODE_NAME, else the host's name", status="ours")
     log_format: str = _option("text", "form of the logs", status="ours", choices=("text", "json"))
     resync: int = _option(60, "seconds between full comparisons with the kernel", status="ours", low=1)

@@ -13,37 +13,30 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pyflannel.backend.contract import Backend, Factory
+from pyflannel.backend.contract import Factory
 from pyflannel.backend.registry import factory
 from pyflannel.cli.options import Options
 from pyflannel.cli.stores import open_store
-from pyflannel.daemon import systemd
+from pyflannel.daemon import control, systemd
 from pyflannel.daemon.health import Health
 from pyflannel.daemon.peers import Peers
+from pyflannel.daemon.tables import Place, open_tables
 from pyflannel.daemon.tenure import Tenure
 from pyflannel.daemon.underlay import Underlay
 from pyflannel.model.errors import AddressInUse, ConfigError, ConfigMissing, StoreError, StoreUnreachable
 from pyflannel.model.lease import Lease, LeaseAttrs, Snapshot, Subnets
 from pyflannel.model.network import NetworkConfig
-from pyflannel.model.node import IPNetwork, Node, Past
-from pyflannel.model.rows import Route, Row
+from pyflannel.model.node import Node, Past
+from pyflannel.model.rows import EngineChoice
 from pyflannel.node.choose import Wish
 from pyflannel.node.identity import identity
-from pyflannel.node.preflight import bridge_netfilter_warning, forwarding_warning
 from pyflannel.reconcile.reconciler import Reconciler
-from pyflannel.rules.traffic import Traffic, chains
 from pyflannel.store.checkpoint import Checkpoint, load, save
 from pyflannel.store.contract import PRESENCE_TTL_S, Store
-from pyflannel.table.contract import Scope, Source, Table
-from pyflannel.table.firewall import FirewallMonitor, FirewallTable, choose_manager
+from pyflannel.table.engine import Engines
 from pyflannel.table.kernel import Kernel
-from pyflannel.table.links import LinksTable
-from pyflannel.table.monitor import Monitor
-from pyflannel.table.nftables import Nftables
-from pyflannel.table.rtables import AddressesTable, FdbTable, NeighboursTable, RoutesTable
-from pyflannel.table.sysctls import SysctlsTable
 from pyflannel.wire import subnet_env
 from pyflannel.wire.files import write_atomically
 
@@ -54,7 +47,6 @@ CONFIG_RETRY_S = 1.0  # flannel's
 BOOT_PATIENCE_S = 5.0  # with a checkpoint at hand, the store is waited for no longer
 SNAPSHOT_PATIENCE_S = 10.0
 CHECKPOINT_QUIET_S = 1.0
-BLACKHOLE_METRIC = 1 << 20  # behind the bridge's own route, which has a better one
 
 
 async def run(options: Options) -> None:
@@ -62,7 +54,8 @@ async def run(options: Options) -> None:
     group."""
     store = open_store(options)
     kernel = Kernel()
-    daemon = Flanneld(options, store, kernel)
+    engines = Engines(Path(options.subnet_file).with_suffix(".bpf"), cast(EngineChoice, options.udp_engine))
+    daemon = Flanneld(options, store, kernel, engines)
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
     assert main is not None
@@ -84,9 +77,11 @@ async def run(options: Options) -> None:
 
                 ip, port = options.healthz_ip, options.healthz_port
                 group.create_task(serve(ip, port, daemon.health.problems, daemon.status))
+            group.create_task(control.serve(Path(options.subnet_file).with_suffix(".sock"), daemon.status))
             group.create_task(daemon.run())
     finally:
         await store.close()
+        engines.close()
         kernel.close()
 
 
@@ -108,8 +103,8 @@ class Started:
 class Flanneld:
     """The daemon of one node."""
 
-    def __init__(self, options: Options, store: Store, kernel: Kernel) -> None:
-        self._options, self._store, self._kernel = options, store, kernel
+    def __init__(self, options: Options, store: Store, kernel: Kernel, engines: Engines) -> None:
+        self._options, self._store, self._kernel, self._engines = options, store, kernel, engines
         self.health = Health(store.contact)
         self._rng = random.Random()
         self._subnet_file = Path(options.subnet_file)
@@ -146,7 +141,8 @@ class Flanneld:
         lease, provisional = await self._lease(backend.attrs(), subnets, checkpoint if assumed else None, ident)
         log.info("lease: %s, backend %s, MTU %d", lease.subnets, backend.type, backend.mtu)
 
-        tables, sources, extra = await self._tables(config, backend, lease.subnets, networks, underlay)
+        place = Place(self._kernel, self._engines, underlay, networks)
+        tables, sources, extra = await open_tables(options, place, config, backend, lease.subnets)
         reconciler = Reconciler(tables, resync_s=options.resync)
         peers = Peers(lease.subnets, backend, reconciler, extra)
         margin_s = options.subnet_lease_renew_margin * 60
@@ -230,42 +226,6 @@ class Flanneld:
             raise
         except StoreError as error:
             log.info("other nodes with our address can't be noticed: %s", error)
-
-    async def _tables(
-        self, config: NetworkConfig, backend: Backend, own: Subnets, networks: tuple[IPNetwork, ...], underlay: Underlay
-    ) -> tuple[list[Table[Any]], list[Source], tuple[Row, ...]]:
-        """The tables, who watches them, and the rows of ours beside the backend's."""
-        options = self._options
-        manager = await choose_manager(config.nftables, Nftables())
-        families = (config.network is not None, config.ipv6_network is not None)
-        warnings = [forwarding_warning(*families)]
-        if manager == "iptables":
-            warnings.append(bridge_netfilter_warning(*families))
-        for warning in warnings:
-            if warning:
-                log.warning("%s", warning)
-        current = [net for net in (config.network, config.ipv6_network) if net is not None]
-        scope = Scope(frozenset(backend.devices), (*current, *networks), f"pyflannel {self._subnet_file}")
-        links = LinksTable(self._kernel, scope)
-        await links.mark()
-        tables: list[Table[Any]] = [
-            links,
-            AddressesTable(self._kernel, scope),
-            SysctlsTable(),
-            NeighboursTable(self._kernel, scope),
-            FdbTable(self._kernel, scope),
-            RoutesTable(self._kernel, scope),
-            FirewallTable(manager),
-        ]
-        resync_s = options.iptables_resync if manager == "iptables" else 0
-        sources: list[Source] = [Monitor(self._kernel, scope, underlay.touch), FirewallMonitor(resync_s)]
-        traffic = Traffic(options.ip_masq, options.iptables_forward_rules, not options.ip_masq_fully_random_disable)
-        extra: list[Row] = list(chains(config, own, traffic, manager))
-        if options.ip_blackhole_route:
-            extra += [
-                Route(net, blackhole=True, metric=BLACKHOLE_METRIC) for net in (own.ipv4, own.ipv6) if net is not None
-            ]
-        return tables, sources, tuple(extra)
 
     async def _first_snapshot(self) -> None:
         try:
@@ -367,13 +327,18 @@ class Flanneld:
                 "interface": started.node.interface,
                 "address": started.tenure.lease.attrs.address(),
                 "lease": {"subnets": str(started.peers.own), "expires": started.tenure.lease.expires},
-                "backend": {"type": started.peers.backend.type, "mtu": started.peers.backend.mtu},
+                "backend": {
+                    "type": started.peers.backend.type,
+                    "mtu": started.peers.backend.mtu,
+                    "devices": started.peers.backend.devices,
+                },
                 "peers": len(started.peers.ledger.leases),
                 "unreachable": {str(subnets): why for subnets, why in started.peers.unreachable.items()},
                 "tables": {
                     name: {"rows": rows, "failing": failing}
                     for name, (rows, failing) in started.reconciler.counts().items()
                 },
+                "engine": self._engines.status() if self._engines.row else None,
                 "in_sync": started.reconciler.in_sync(),
                 "disturbances": [str(entry) for entry in started.reconciler.journal.entries],
             }

@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /status over plain HTTP: flannel's paths and bodies (control-plane reference, 1.7).
+"""/healthz, /readyz, /status and /metrics over plain HTTP: flannel's paths and bodies (control-plane reference, 1.7).
 
 Imported only when a port is asked for: starlette and uvicorn cost the daemon memory.
 """
@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from pyflannel.daemon.metrics import CONTENT_TYPE, exposition
 from pyflannel.model.errors import ConfigError
 
 GRACE_S = 3  # flannel's: what open connections get at the end
@@ -65,11 +66,15 @@ def _app(problems: Callable[[], list[str]], status: Callable[[], dict[str, Any]]
     async def show(_: Request) -> Response:
         return JSONResponse(status())
 
+    async def metrics(_: Request) -> Response:
+        return Response(exposition(status()), media_type=CONTENT_TYPE)
+
     return Starlette(
         routes=[
             Route("/healthz", healthz, methods=_METHODS),
             Route("/readyz", readyz, methods=_METHODS),
             Route("/status", show),
+            Route("/metrics", metrics),
         ]
     )
 

@@ -127,6 +127,9 @@ class Cluster:
     def _node(self, number: int, link: int) -> Node:
         plan, name = self.plan, f"n{number}"
         own = [f"--node-name={name}", f"--healthz-port={HEALTHZ_PORT}", *self._store_flags()]
+        if plan.backend == "udp":
+            engines = plan.engines()
+            own.append(f"--udp-engine={engines[(number - 1) % len(engines)]}")
         return Node(
             name=name,
             netns=f"{plan.name}-{name}",

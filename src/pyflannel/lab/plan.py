@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pyflannel.lab.shell import LabError
+from pyflannel.model.rows import ENGINES
 
 STORES = ("local", "etcd")
 MAX_NODES = 200  # addresses of one link; a bridge takes 1,023 ports
@@ -22,7 +23,8 @@ class Plan:
     """What a cluster is to look like. MTU in bytes.
 
     `routed` puts the nodes on two links in turn, joined by a router. `flags` go to every flanneld, `node_flags` to
-    the node of that name. `command` stands in for flanneld's own command line (tests; another build of it).
+    the node of that name. `engine` is the udp backend's, or several for the nodes in turn (`kernel,user`). `command`
+    stands in for flanneld's own command line (tests; another build of it).
     """
 
     name: str = "lab"
@@ -40,6 +42,7 @@ class Plan:
     flags: tuple[str, ...] = ("--ip-masq",)
     node_flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    engine: str = "auto"
 
     def check(self) -> None:
         """Raises LabError that names what is wrong and what is allowed."""
@@ -54,6 +57,10 @@ class Plan:
         ):
             if not low <= value <= high:
                 raise LabError(f"{flag} is {value}, expected {low} to {high}")
+        if strangers := sorted(set(self.engines()) - {*ENGINES}):
+            raise LabError(
+                f"--engine is {', '.join(strangers)}, expected {' or '.join(ENGINES)}, or several with commas"
+            )
         if self.store not in STORES:
             raise LabError(f"--store is {self.store}, expected {' or '.join(STORES)}")
         names = {f"n{number}" for number in range(1, self.nodes + 1)}
@@ -71,8 +78,13 @@ class Plan:
             found |= {"EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
         if self.nftables is not None:
             found["EnableNFTables"] = self.nftables
-        found["Backend"] = {"Type": self.backend, **self.options}
+        extension = {"IPv6": True} if self.backend == "udp" and self.ipv6 else {}
+        found["Backend"] = {"Type": self.backend, **extension, **self.options}
         return json.dumps(found)
+
+    def engines(self) -> tuple[str, ...]:
+        """The nodes' engines, in turn."""
+        return tuple(self.engine.split(","))
 
     # On disk
 

@@ -54,6 +54,67 @@ class VxlanLink:
 
 
 @dataclass(frozen=True, slots=True)
+class TunLink:
+    """A persistent TUN device: bare IP packets, no link layer. MTU in bytes."""
+
+    name: str
+    mtu: int
+    up: bool = True
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def __str__(self) -> str:
+        return f"link {self.name} tun mtu {self.mtu}" + ("" if self.up else " down")
+
+
+LINKS = (VxlanLink, TunLink)  # the types of row that other rows stand on
+
+
+EngineChoice = Literal["auto", "kernel", "user"]
+ENGINES: tuple[EngineChoice, ...] = ("auto", "kernel", "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The packet engine of a TUN device: where it receives (`local`, UDP `port`, on the devices `underlays`), and the
+    subnets that it delivers to. `mtu` is the TUN's, in bytes."""
+
+    device: str
+    local: tuple[IPAddress, ...]
+    port: int
+    own: tuple[IPNetwork, ...]
+    underlays: tuple[str, ...]
+    mtu: int
+
+    @property
+    def key(self) -> str:
+        return self.device
+
+    def __str__(self) -> str:
+        where = ", ".join(map(str, self.local))
+        own = ", ".join(map(str, self.own))
+        return f"engine dev {self.device} local {where} port {self.port} own {own} over {', '.join(self.underlays)}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRoute:
+    """A peer in the packet engine's table: `subnet` lies behind `endpoint`, UDP `port`."""
+
+    subnet: IPNetwork
+    endpoint: IPAddress
+    port: int
+
+    @property
+    def key(self) -> IPNetwork:
+        return self.subnet
+
+    def __str__(self) -> str:
+        return f"peer {self.subnet} endpoint {self.endpoint} port {self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """An address with prefix length on one of our devices."""
 

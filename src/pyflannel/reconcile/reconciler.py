@@ -19,7 +19,18 @@ from typing import Any
 
 from pyflannel.model.errors import TableError
 from pyflannel.model.lease import Subnets
-from pyflannel.model.rows import Address, Chain, FdbEntry, Neighbour, Route, Row, Sysctl, VxlanLink
+from pyflannel.model.rows import (
+    LINKS,
+    Address,
+    Chain,
+    Engine,
+    EngineRoute,
+    FdbEntry,
+    Neighbour,
+    Route,
+    Row,
+    Sysctl,
+)
 from pyflannel.reconcile.desired import Desired, Owner
 from pyflannel.reconcile.diff import diff, without
 from pyflannel.reconcile.journal import Disturbance, Journal
@@ -29,7 +40,9 @@ from pyflannel.table.contract import Change, Failure, Source, Table, Touched
 log = logging.getLogger(__name__)
 
 # Referents before references; a table that isn't named here comes last.
-ORDER: tuple[type[Any], ...] = (VxlanLink, Sysctl, Address, Neighbour, FdbEntry, Route, Chain)
+ORDER: tuple[type[Any], ...] = (
+    *LINKS, Engine, EngineRoute, Sysctl, Address, Neighbour, FdbEntry, Route, Chain,
+)  # fmt: skip
 # Ours to tune.
 RETRY_LAST_S = 30.0
 FIGHT_WINDOW_S, FIGHT_PAUSE_S = 2.0, 1.0  # FIGHT_COUNT mends within it: somebody works against us
@@ -106,8 +119,8 @@ class Reconciler:
                 side.retry_at = 0.0
                 if side.touched_at is None:
                     side.touched_at = self._monotonic()
-                if VxlanLink in self._sides:
-                    self._sides[VxlanLink].dump_due = True  # it may have gone with its device
+                for kind in self._sides.keys() & {*LINKS}:
+                    self._sides[kind].dump_due = True  # it may have gone with its device
                 self._wake.set()
 
     def _expected(self, side: Side, row: Row, present: bool) -> bool:
@@ -193,8 +206,8 @@ class Reconciler:
             stale.append((side, change.remove))
             writes = Change(create=change.create, replace=change.replace)
             await self._apply(side, writes)
-            if row_type is VxlanLink and writes:
-                for other in self._sides.values():  # rows went with the device, unannounced
+            if row_type in (*LINKS, Engine) and writes:
+                for other in self._sides.values():  # rows went with the device, or the engine, unannounced
                     if other is not side:
                         other.dump_due = True
                         other.seen = other.seen and side.drift is not None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from errno import ENOBUFS
 
-from pyflannel.model.rows import Address, Neighbour, Route, VxlanLink
+from pyflannel.model.rows import LINKS, Address, Neighbour, Route, VxlanLink
 from pyflannel.table.contract import Scope, Touched
 from pyflannel.table.kernel import BUFFER_BYTES, SOL_NETLINK, Kernel, enlarge
 from pyflannel.table.ownership import owns_address, owns_neighbour, owns_route
@@ -119,7 +119,8 @@ class Monitor:
             if used or link.index in self._numbered:
                 self._on_underlay()
         elif message.pid != self._kernel.port_id:
-            self._touched(Touched(VxlanLink))
+            for kind in LINKS:
+                self._touched(Touched(kind))
         if now is None:
             self._numbered.discard(link.index)
 

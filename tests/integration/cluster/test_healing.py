@@ -35,27 +35,36 @@ HOST_GW = {
     "route": "ip route flush proto 241",
     "underlay flap": "ip link set e0 down; ip link set e0 up; ip route add default via 192.168.77.1",
 }
+UDP = {
+    "route": "ip route flush proto 241",
+    "address": "ip addr flush dev flannel0",
+    "mtu": "ip link set flannel0 mtu 1300",
+    "down": "ip link set flannel0 down",
+    "device": "ip link del flannel0",
+    "firewall": "nft flush ruleset",
+}
 UNTOLD = {"sysctl"}  # no notification: the periodic comparison finds it
 
 
-def state(node: Node) -> str:
+def state(node: Node, device: str = "flannel.1") -> str:
     """Everything of ours on a node, as text."""
     parts = [node.exec(*command.split()).stdout for command in ("ip route", "nft list ruleset")]
-    link = json.loads(node.exec("ip", "-d", "-j", "link", "show", "flannel.1").stdout or "[{}]")[0]
+    link = json.loads(node.exec("ip", "-d", "-j", "link", "show", device).stdout or "[{}]")[0]
     shown = {name: link.get(name) for name in ("mtu", "address", "flags", "ifalias")}
     learning = link.get("linkinfo", {}).get("info_data", {}).get("learning")
-    for command in ("ip neigh show dev flannel.1", "bridge fdb show dev flannel.1", "ip -o -4 addr show dev flannel.1"):
+    for command in (f"ip neigh show dev {device}", f"bridge fdb show dev {device}", f"ip -o -4 addr show dev {device}"):
         lines = node.exec(*command.split()).stdout.splitlines()
         parts += sorted(line.split(": ", 1)[-1] for line in lines if "ermanent" in line.lower() or "inet" in line)
-    parts.append(node.exec("cat", "/proc/sys/net/ipv6/conf/flannel.1/accept_ra").stdout)
+    parts.append(node.exec("cat", f"/proc/sys/net/ipv6/conf/{device}/accept_ra").stdout)
     return "\n".join([*parts, str(shown), str(learning)])
 
 
 def assert_heals(cluster: Cluster, node: Node, commands: str, record: pytest.FixtureRequest) -> None:
-    before = state(node)
+    device = "flannel0" if cluster.plan.backend == "udp" else "flannel.1"
+    before = state(node, device)
     for command in commands.split("; "):
         node.exec(*command.split(), check=True)
-    milliseconds = eventually(lambda: state(node) == before)
+    milliseconds = eventually(lambda: state(node, device) == before)
     record.node.user_properties.append(("healed_ms", round(milliseconds, 1)))
     assert all(ping.rtt_ms is not None for ping in matrix(cluster))
     assert node.ready()
@@ -65,6 +74,13 @@ def assert_heals(cluster: Cluster, node: Node, commands: str, record: pytest.Fix
 def test_vxlan_heals(make: Make, what: str, request: pytest.FixtureRequest) -> None:
     cluster = make(flags=("--ip-masq", "--resync=1") if what in UNTOLD else ("--ip-masq",))
     assert_heals(cluster, cluster.nodes[0], VXLAN[what], request)
+
+
+@pytest.mark.parametrize("engine", ["user", "kernel"])
+@pytest.mark.parametrize("what", UDP)
+def test_udp_heals(make: Make, what: str, engine: str, request: pytest.FixtureRequest) -> None:
+    cluster = make(backend="udp", engine=engine)
+    assert_heals(cluster, cluster.nodes[0], UDP[what], request)
 
 
 @pytest.mark.parametrize("what", HOST_GW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from ipaddress import IPv4Network
@@ -35,10 +36,10 @@ def release(cluster: Cluster, net: str) -> None:
     cluster.with_store(work)
 
 
-@pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
+@pytest.mark.parametrize("plan", [{}, {"backend": "host-gw"}, {"backend": "udp", "engine": "kernel"}], ids=str)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_restart_loses_no_packet(make: Make, backend: str, number: signal.Signals) -> None:
-    cluster = make(backend=backend)
+def test_a_restart_loses_no_packet(make: Make, plan: dict[str, str], number: signal.Signals) -> None:
+    cluster = make(**plan)
     node, (one, two) = cluster.nodes[0], cluster.pods
     before = (subnet(node), node.exec("cat", "/sys/class/net/flannel.1/address").stdout)
     with flood(one, two.address) as there, flood(two, one.address) as back:
@@ -49,6 +50,31 @@ def test_a_restart_loses_no_packet(make: Make, backend: str, number: signal.Sign
     assert there.sent > 50
     assert (there.lost, back.lost) == (0, 0)
     assert before == (subnet(node), node.exec("cat", "/sys/class/net/flannel.1/address").stdout)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_user_space_engine_comes_back_with_its_daemon(make: Make, number: signal.Signals) -> None:
+    cluster = make(backend="udp", engine="user")
+    node, (one, two) = cluster.nodes[0], cluster.pods
+    index = node("cat /sys/class/net/flannel0/ifindex")
+    with flood(one, two.address):
+        node.stop_flanneld(number)
+        node.start_flanneld()
+        node.wait_ready()
+    with flood(one, two.address) as after:
+        assert reach(cluster)
+    assert (after.lost, node("cat /sys/class/net/flannel0/ifindex")) == (0, index)
+
+
+@pytest.mark.parametrize("engines", [("kernel", "user"), ("user", "kernel")])
+def test_the_engine_may_be_changed_at_a_restart(make: Make, engines: tuple[str, str]) -> None:
+    cluster = make(backend="udp", engine=engines[0])
+    node = cluster.nodes[0]
+    node.stop_flanneld()
+    node.start_flanneld(f"--udp-engine={engines[1]}")
+    node.wait_ready()
+    assert json.loads(node.http("status")[1])["engine"]["kind"] == engines[1]
+    assert reach(cluster)
 
 
 def test_a_service_manager_is_kept_informed(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +147,21 @@ def test_a_backend_changed_while_stopped(make: Make) -> None:
         assert ("flannel.1" in links) == (backend == "vxlan")
 
 
+def test_to_udp_and_back(make: Make) -> None:
+    cluster = make(backend="vxlan")
+    for backend in ("udp", "vxlan"):
+        cluster.write_config(cluster.plan.config().replace("vxlan", backend))
+        for node in cluster.nodes:
+            node.stop_flanneld()
+            node.start_flanneld()
+        for node in cluster.nodes:
+            node.wait_ready()
+            links = node("ip link")
+            assert ("flannel0" in links, "flannel.1" in links) == (backend == "udp", backend == "vxlan")
+            assert (node.path / "run/subnet.bpf").is_dir() == (backend == "udp")
+        eventually(lambda: reach(cluster))
+
+
 def test_another_vni_while_stopped(make: Make) -> None:
     cluster = make()
     cluster.write_config('{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "VNI": 7, "Port": 4789}}')
@@ -149,7 +190,7 @@ def test_switching_the_firewall_sweeps_the_other(make: Make, nftables: bool) -> 
     assert ("table ip flannel-ipv4" in node("nft list ruleset")) != nftables
 
 
-@pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw", "udp"])
 def test_an_address_that_changes_is_published_anew(make: Make, backend: str) -> None:
     cluster = make(backend=backend)
     node = cluster.nodes[0]
@@ -159,7 +200,8 @@ def test_an_address_that_changes_is_published_anew(make: Make, backend: str) -> 
     node.exec("ip", "route", "add", "default", "via", "192.168.77.1")
     eventually(lambda: reach(cluster))
     assert subnet(node) == net
-    eventually(lambda: "192.168.77.99" in cluster.nodes[1]("bridge fdb" if backend == "vxlan" else "ip route"))
+    if backend != "udp":  # there, that it's reached says as much
+        eventually(lambda: "192.168.77.99" in cluster.nodes[1]("bridge fdb" if backend == "vxlan" else "ip route"))
 
 
 def test_an_underlay_mtu_that_changes(make: Make) -> None:
@@ -168,6 +210,14 @@ def test_an_underlay_mtu_that_changes(make: Make) -> None:
     node("ip link set e0 mtu 1400")
     eventually(lambda: node.subnet_env()["FLANNEL_MTU"] == "1350")
     eventually(lambda: node.ip_json("link show flannel.1")[0]["mtu"] == 1350)
+
+
+def test_an_underlay_mtu_that_changes_under_udp(make: Make) -> None:
+    cluster = make(backend="udp")
+    node = cluster.nodes[0]
+    node("ip link set e0 mtu 1400")
+    eventually(lambda: node.ip_json("link show flannel0")[0]["mtu"] == 1372)
+    eventually(lambda: reach(cluster))
 
 
 def test_two_nodes_with_one_address(make: Make) -> None:

@@ -17,7 +17,11 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan": {},
     "host-gw": {"backend": "host-gw"},
     "direct": {"options": {"DirectRouting": True}, "routed": True, "nodes": 3},
+    "udp user": {"backend": "udp", "engine": "user"},
+    "udp kernel": {"backend": "udp", "engine": "kernel"},
+    "udp mixed": {"backend": "udp", "engine": "kernel,user"},
 }
+MTUS = {"vxlan": (1450, 1430), "host-gw": (1500, 1500)}  # IPv4, IPv6; udp's for all others
 
 
 def assert_all_reach_all(cluster: Cluster) -> None:
@@ -33,15 +37,16 @@ def test_every_pod_reaches_every_pod(make: Make, backend: str, family: str) -> N
     for node in cluster.nodes:
         assert node.http("readyz") == (200, "flanneld is ready")
         assert node.http("healthz") == (200, "flanneld is running")
+        assert "pyflannel_ready 1.0" in node.http("metrics")[1]
 
 
 @pytest.mark.parametrize("family", ["v4", "v6"])
-@pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "direct"])
 def test_full_packets_pass_and_larger_ones_are_refused(make: Make, backend: str, family: str) -> None:
-    cluster = make(backend=backend, **FAMILIES[family])
+    cluster = make(**BACKENDS[backend], **FAMILIES[family])
     one, two = cluster.pods
     mtu = int(cluster.nodes[0].subnet_env()["FLANNEL_MTU"])
-    assert mtu == {("vxlan", "v4"): 1450, ("vxlan", "v6"): 1430}.get((backend, family), 1500)
+    assert mtu == MTUS.get(backend, (1472, 1452))[family == "v6"]
     payload = mtu - (28 if family == "v4" else 48)  # IP and ICMP headers
     full = one.exec("ping", "-c1", "-W2", "-Mdo", f"-s{payload}", two.address)
     assert full.returncode == 0, full.stdout

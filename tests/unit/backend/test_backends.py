@@ -8,9 +8,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 import pytest
 
 from pyflannel.backend.alloc import Alloc
+from pyflannel.backend.contract import Backend
 from pyflannel.backend.direct import Direct
 from pyflannel.backend.host_gw import HostGw
 from pyflannel.backend.registry import factory
+from pyflannel.backend.udp import Udp
 from pyflannel.backend.vxlan import Vxlan, device_name, random_mac
 from pyflannel.model.errors import ConfigError, Unreachable
 from pyflannel.model.lease import Lease, LeaseAttrs, Subnets
@@ -39,6 +41,11 @@ def build(backend: str, families: str = FOUR, node: Node = NODE, past: Past = PA
     made = factory(config)(config, node, past, random.Random(1))
     assert isinstance(made, Vxlan | HostGw)
     return made
+
+
+def build_any(text: str, node: Node = NODE) -> Backend:
+    config = NetworkConfig.parse(text)
+    return factory(config)(config, node, Past(), random.Random(1))
 
 
 def vxlan(extra: str = "", families: str = FOUR, **given: object) -> Vxlan:
@@ -192,14 +199,16 @@ def test_host_gw_says_what_it_needs() -> None:
 
 def test_unknown_backends_are_named_with_those_there_are() -> None:
     for text_, words in (
-        ('{"Type":"wg"}', 'Type is "wg", expected one of alloc, host-gw, vxlan'),
+        ('{"Type":"wg"}', 'Type is "wg", expected one of alloc, host-gw, udp, vxlan'),
         ("{}", 'Type is ""'),
     ):
         with pytest.raises(ConfigError) as caught:
             build(text_)
         assert words in str(caught.value)
-    with pytest.raises(ConfigError, match="flannel means udp"):
-        factory(NetworkConfig.parse("{" + FOUR + "}"))
+
+
+def test_without_a_backend_flannel_means_udp() -> None:
+    assert isinstance(build_any("{" + FOUR + "}"), Udp)
 
 
 def test_the_longest_prefix_decides() -> None:

@@ -52,8 +52,8 @@ class UserEngine:
         """End it. Once more does nothing."""
 
 class KernelEngine:
-    """eBPF programs between a TUN device and the underlay, an accelerator beside `UserEngine`: what they don't take
-    goes on to it. They are pinned, and carry on without this process until they are removed."""
+    """eBPF programs on the TUN device and on the underlay's: they carry what is ordinary, and leave the rest to a
+    UserEngine on the same device. Pinned below a folder: they go on when this process ends."""
 
     def __init__(
         self,
@@ -67,43 +67,36 @@ class KernelEngine:
         mtu: int,
         xdp: str = "auto",
     ) -> None:
-        """Load the programs and attach them: at *device*'s way out, and where datagrams come in, at *underlays*.
-
-        *local* are this node's addresses (sent from the first of each family, accepted at all), *own* its subnets.
-        *pin* is a directory: a bpffs is mounted on it if it isn't on one. What an earlier process pinned there is
-        taken over, with its peers and without a gap. *xdp*: "auto" (native XDP where it's faster), "always", "never".
-        Raises OSError or ValueError that say what can't be had and the way out.
-        """
+        """Attach to *device* and *underlays*; what is pinned at *pin* is taken over without a gap if it fits, else
+        replaced. A folder that is on no bpffs gets one mounted. *xdp* is "auto", "always" or "never": whether packets
+        are unwrapped by XDP where the driver has it. Raises OSError, ValueError that say what is wrong."""
 
     @property
     def features(self) -> dict[str, str]:
-        """"encap" ("tcx" or "clsact"), "decap <device>" ("xdp native", "tcx", "clsact"), "checksums <device>" (who
-        finishes inner checksums: "device" or "engine"), "join" (what joins TCP segments at tc: "gro" or "no")."""
+        """By what it is attached: {"encap": "tcx", "decap eth0": "xdp native"}."""
 
     def apply(self, remove: Sequence[str], add: Sequence[tuple[str, str, int]]) -> None:
-        """Forget the subnets *remove*, learn or change *add* (subnet, endpoint, UDP port); packets don't wait. Raises
-        ValueError that names what is wrong, with nothing done."""
+        """As UserEngine's."""
 
     def routes(self) -> list[tuple[str, str, int]]:
-        """Every peer: subnet, endpoint, UDP port."""
+        """As UserEngine's; those of an earlier run that was taken over, too."""
 
     def counters(self) -> dict[str, int]:
-        """tx_packets, tx_bytes, rx_packets, rx_bytes (of inner packets), drop_<reason> as the other engine's, and
-        passed_tx, passed_rx: what was left to it."""
+        """As UserEngine's."""
 
     def peers(self) -> dict[str, dict[str, int]]:
-        """By subnet: tx_packets, tx_bytes, rx_packets, rx_bytes, drops."""
+        """As UserEngine's."""
 
     def problem(self) -> str | None:
-        """Why it carries nothing any more, or not at every device (one is gone, it was closed); None while it does."""
+        """What is no longer attached (somebody removed it, a device is gone); None if all is."""
 
     def close(self, keep: bool) -> None:
-        """End this object. With *keep* the programs go on, else they are removed. Once more does nothing."""
+        """Let go of it. *keep*: the programs go on; else nothing is left behind."""
 
     @staticmethod
     def remove(pin: str) -> None:
-        """Detach and remove whatever is pinned at *pin*, and the directory. Nothing there is no error."""
+        """Detach and remove whatever is pinned at *pin*."""
 
     @staticmethod
     def missing() -> str | None:
-        """Why this kernel or this process can't have the kernel engine, in plain words; None if it can."""
+        """Why this kernel, or this process in it, can't have it; None if it can."""

@@ -1,0 +1,82 @@
+"""Which tables this node has, who watches them, and which rows it wants beside its backend's."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from pyflannel.backend.contract import Backend
+from pyflannel.cli.options import Options
+from pyflannel.daemon.underlay import Underlay
+from pyflannel.model.lease import Subnets
+from pyflannel.model.network import NetworkConfig
+from pyflannel.model.node import IPNetwork
+from pyflannel.model.rows import Route, Row
+from pyflannel.node.preflight import bridge_netfilter_warning, forwarding_warning
+from pyflannel.rules.traffic import Traffic, chains
+from pyflannel.table.contract import Scope, Source, Table
+from pyflannel.table.engine import EngineMonitor, EngineRoutesTable, Engines, EngineTable
+from pyflannel.table.firewall import FirewallMonitor, FirewallTable, choose_manager
+from pyflannel.table.kernel import Kernel
+from pyflannel.table.links import LinksTable
+from pyflannel.table.monitor import Monitor
+from pyflannel.table.nftables import Nftables
+from pyflannel.table.rtables import AddressesTable, FdbTable, NeighboursTable, RoutesTable
+from pyflannel.table.sysctls import SysctlsTable
+from pyflannel.table.tuns import TunsTable
+
+log = logging.getLogger(__name__)
+
+BLACKHOLE_METRIC = 1 << 20  # behind the bridge's own route, which has a better one
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the rows go. `networks` are the previous run's: what it left there is ours too."""
+
+    kernel: Kernel
+    engines: Engines
+    underlay: Underlay
+    networks: tuple[IPNetwork, ...]
+
+
+async def open_tables(
+    options: Options, place: Place, config: NetworkConfig, backend: Backend, own: Subnets
+) -> tuple[list[Table[Any]], list[Source], tuple[Row, ...]]:
+    """The tables, who watches them, and the rows of ours beside the backend's."""
+    kernel, engines = place.kernel, place.engines
+    manager = await choose_manager(config.nftables, Nftables())
+    families = (config.network is not None, config.ipv6_network is not None)
+    warnings = [forwarding_warning(*families)]
+    if manager == "iptables":
+        warnings.append(bridge_netfilter_warning(*families))
+    for warning in warnings:
+        if warning:
+            log.warning("%s", warning)
+    current = [net for net in (config.network, config.ipv6_network) if net is not None]
+    scope = Scope(frozenset(backend.devices), (*current, *place.networks), f"pyflannel {options.subnet_file}")
+    links = LinksTable(kernel, scope)
+    await links.mark()
+    tables: list[Table[Any]] = [
+        links,
+        TunsTable(kernel, scope),
+        EngineTable(engines),
+        EngineRoutesTable(engines),
+        AddressesTable(kernel, scope),
+        SysctlsTable(),
+        NeighboursTable(kernel, scope),
+        FdbTable(kernel, scope),
+        RoutesTable(kernel, scope),
+        FirewallTable(manager),
+    ]
+    resync_s = options.iptables_resync if manager == "iptables" else 0
+    sources: list[Source] = [Monitor(kernel, scope, place.underlay.touch), FirewallMonitor(resync_s)]
+    sources.append(EngineMonitor(engines))
+    traffic = Traffic(options.ip_masq, options.iptables_forward_rules, not options.ip_masq_fully_random_disable)
+    extra: list[Row] = list(chains(config, own, traffic, manager))
+    if options.ip_blackhole_route:
+        extra += [
+            Route(net, blackhole=True, metric=BLACKHOLE_METRIC) for net in (own.ipv4, own.ipv6) if net is not None
+        ]
+    return tables, sources, tuple(extra)
