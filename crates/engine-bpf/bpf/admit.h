@@ -75,14 +75,12 @@ static __always_inline int refuse(const struct endpoint *from, int reason)
 
 /*
  * Its kernel's engine sends UDP checksum 0, sockets never do: so whoever sent that finishes inner
- * checksums itself on arrival. Written seldom, as other processors read the same line.
+ * checksums itself on arrival.
  */
 static __always_inline void heard(struct peer *peer, const struct udphdr *udp)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
-
-	if (!udp->check && now - peer->seen_ns > config.fresh_ns / 8)
-		peer->seen_ns = now;
+	if (!udp->check)
+		note(&peer->seen_ns);
 }
 
 /* `start` is the outer header, `frame` the bytes from there to the frame's end. */
@@ -119,9 +117,6 @@ static __always_inline int admit4(void *start, void *end, __u32 frame, struct fo
 	if (ip->version != 4 || ip->ihl < 5 || !ip->ttl || bpf_ntohs(ip->tot_len) > length ||
 	    bpf_ntohs(ip->tot_len) < ip->ihl * 4)
 		return refuse(&from, MALFORMED);
-	/* More than one inner packet: a train from a socket's UDP_SEGMENT, or a receiver's UDP_GRO. */
-	if (bpf_ntohs(ip->tot_len) != length)
-		return LEFT;
 	if (ip->ihl == 5) {
 		if (sum_header4(ip) != 0xffff)
 			return refuse(&from, MALFORMED);
@@ -135,6 +130,12 @@ static __always_inline int admit4(void *start, void *end, __u32 frame, struct fo
 	}
 	key.address = ip->saddr;
 	peer = bpf_map_lookup_elem(&flannel_peers4, &key);
+	/* More than one inner packet: a train from a socket's UDP_SEGMENT, or a receiver's UDP_GRO. */
+	if (bpf_ntohs(ip->tot_len) != length) {
+		if (peer && peer->endpoint[0] == outer->saddr)
+			note(&peer->train_in_ns);
+		return LEFT;
+	}
 	if (!peer || peer->endpoint[0] != outer->saddr)
 		return refuse(&from, SPOOFED_SOURCE);
 	if (!is_own4(ip->daddr))
@@ -143,6 +144,9 @@ static __always_inline int admit4(void *start, void *end, __u32 frame, struct fo
 	/* RFC 6040 4.2: congestion that the inner packet can't carry further is a loss. */
 	if (found->ecn == CE && !(ip->tos & ECN))
 		return refuse(&from, MALFORMED);
+	/* Behind a train, what follows keeps its place. */
+	if (lately(peer->train_in_ns) && !only_acknowledges(ip, end, 1))
+		return LEFT;
 	heard(peer, udp);
 	found->peer = peer;
 	found->length = length;
@@ -184,10 +188,13 @@ static __always_inline int admit6(void *start, void *end, __u32 frame, struct fo
 		return LEFT;
 	if (ip->version != 6 || !ip->hop_limit || bpf_ntohs(ip->payload_len) + sizeof(*ip) > length)
 		return refuse(&from, MALFORMED);
-	if (bpf_ntohs(ip->payload_len) + sizeof(*ip) != length)
-		return LEFT;
 	__builtin_memcpy(key.address, &ip->saddr, sizeof(key.address));
 	peer = bpf_map_lookup_elem(&flannel_peers6, &key);
+	if (bpf_ntohs(ip->payload_len) + sizeof(*ip) != length) {
+		if (peer && same6(from.address, peer->endpoint))
+			note(&peer->train_in_ns);
+		return LEFT;
+	}
 	if (!peer || !same6(from.address, peer->endpoint))
 		return refuse(&from, SPOOFED_SOURCE);
 	if (!is_own6(ip->daddr.in6_u.u6_addr32))
@@ -195,6 +202,8 @@ static __always_inline int admit6(void *start, void *end, __u32 frame, struct fo
 	found->ecn = class6(outer) & ECN;
 	if (found->ecn == CE && !(class6(ip) & ECN))
 		return refuse(&from, MALFORMED);
+	if (lately(peer->train_in_ns) && !only_acknowledges(ip, end, 0))
+		return LEFT;
 	heard(peer, udp);
 	found->peer = peer;
 	found->length = length;

@@ -74,33 +74,15 @@ static __always_inline int pass_up(void)
  */
 static __always_inline int to_join(struct __sk_buff *skb, __u32 header, int four, struct peer *peer)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
-	struct tcphdr *tcp;
-	__u32 length;
-
 	if (skb->gso_size) {
-		if (now - peer->train_ns > config.fresh_ns / 8)
-			peer->train_ns = now;
+		note(&peer->joined_ns);
 		return 0;
 	}
-	if (peer->train_ns && now - peer->train_ns < config.fresh_ns)
+	if (lately(peer->joined_ns))
 		return 0;
-	if (four) {
-		struct iphdr *ip = DATA(skb) + header;
-
-		tcp = (void *)(ip + 1);
-		if ((void *)(tcp + 1) > END(skb) || ip->ihl != 5)
-			return 1;
-		length = bpf_ntohs(ip->tot_len) - sizeof(*ip);
-	} else {
-		struct ipv6hdr *ip = DATA(skb) + header;
-
-		tcp = (void *)(ip + 1);
-		if ((void *)(tcp + 1) > END(skb))
-			return 1;
-		length = bpf_ntohs(ip->payload_len);
-	}
-	return length > tcp->doff * 4 || tcp->syn || tcp->fin || tcp->rst;
+	if (DATA(skb) + header + (four ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) > END(skb))
+		return 1;
+	return !only_acknowledges(DATA(skb) + header, END(skb), four);
 }
 
 /* Let the first `bytes` lie where they can be read, if there are so many. It costs: only what is needed. */

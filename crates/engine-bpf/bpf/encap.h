@@ -31,7 +31,17 @@ static __always_inline int finished_later(const struct peer *peer, __u32 device)
 		if (i < config.finishings && config.finishing[i] == device)
 			return 1;
 	}
-	return peer->seen_ns && bpf_ktime_get_coarse_ns() - peer->seen_ns < config.fresh_ns;
+	return lately(peer->seen_ns);
+}
+
+/* Its segments' checksums can't be finished here, so a super-packet is left; behind it, what follows keeps its place. */
+static __always_inline int to_leave(struct __sk_buff *skb, const void *ip, int four, struct peer *peer)
+{
+	if (skb->gso_size) {
+		note(&peer->train_out_ns);
+		return 1;
+	}
+	return lately(peer->train_out_ns) && !only_acknowledges(ip, END(skb), four);
 }
 
 /* The way to the endpoint, by the node's own rules and routes. Negative if there is none for us. */
@@ -107,7 +117,7 @@ static __always_inline int encap4(struct __sk_buff *skb)
 		__u32 size = length - sizeof(*ip);
 		__u16 pseudo = fold((__u64)ip->saddr + ip->daddr + bpf_htons(ip->protocol) + bpf_htons(size));
 
-		if (skb->gso_size)
+		if (to_leave(skb, ip, 1, peer))
 			return leave();
 		if (!(ip->frag_off & FRAGMENT)) {
 			int result;
@@ -201,7 +211,7 @@ static __always_inline int encap6(struct __sk_buff *skb)
 #pragma unroll
 		for (int i = 0; i < 8; i++)
 			sum += words[i];
-		if (skb->gso_size)
+		if (to_leave(skb, ip, 0, peer))
 			return leave();
 		if (ip->nexthdr != IPPROTO_FRAGMENT) {
 			result = finish(skb, config.tun_header + sizeof(*ip), size, ip->nexthdr, fold(sum));

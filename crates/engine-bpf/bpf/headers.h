@@ -58,6 +58,33 @@ static __always_inline int sum_header4_options(const struct iphdr *ip, const voi
 	return fold(sum);
 }
 
+/*
+ * A TCP packet that only acknowledges: it may overtake others of its flow, and GRO joins it with none.
+ * `ip` is an IPv4 or IPv6 header without options, all of it before `end`.
+ */
+static __always_inline int only_acknowledges(const void *ip, const void *end, int four)
+{
+	const struct tcphdr *tcp = ip + (four ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	__u32 length;
+
+	if ((const void *)(tcp + 1) > end)
+		return 0;
+	if (four) {
+		const struct iphdr *header = ip;
+
+		if (header->protocol != IPPROTO_TCP || header->ihl != 5 || header->frag_off & FRAGMENT)
+			return 0;
+		length = bpf_ntohs(header->tot_len) - sizeof(*header);
+	} else {
+		const struct ipv6hdr *header = ip;
+
+		if (header->nexthdr != IPPROTO_TCP)
+			return 0;
+		length = bpf_ntohs(header->payload_len);
+	}
+	return length == tcp->doff * 4 && !tcp->syn && !tcp->fin && !tcp->rst;
+}
+
 static __always_inline __u8 class6(const struct ipv6hdr *ip)
 {
 	return bpf_ntohl(*(const __be32 *)ip) >> 20;

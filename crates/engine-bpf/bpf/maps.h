@@ -19,7 +19,10 @@ struct peer {
 	__be16 port;
 	__u16 pad;
 	__u64 seen_ns;		/* when its kernel's engine was last heard, in nanoseconds since boot */
-	__u64 train_ns;		/* when TCP segments last came joined from it */
+	/* When it was last so, in the same clock. One flow's packets must not take two ways at once. */
+	__u64 joined_ns;	/* TCP segments came joined from it */
+	__u64 train_in_ns;	/* a train of its datagrams was left to the socket's reader */
+	__u64 train_out_ns;	/* a super-packet for it was left to the TUN device's reader */
 };
 
 /* Inner packets and their bytes. */
@@ -91,6 +94,20 @@ static __always_inline void count(__u32 what)
 
 	if (counts && what < COUNTS)
 		counts->of[what]++;
+}
+
+static __always_inline int lately(__u64 when)
+{
+	return when && bpf_ktime_get_coarse_ns() - when < config.fresh_ns;
+}
+
+/* Written seldom, as other processors read the same line. */
+static __always_inline void note(__u64 *when)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (now - *when > config.fresh_ns / 8)
+		*when = now;
 }
 
 static __always_inline void count_sent(const struct peer *peer, __u32 packets, __u32 bytes)

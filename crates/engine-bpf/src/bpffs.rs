@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 
+use crate::error::{Error, Result};
+
 /// Of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -26,32 +28,29 @@ fn is_bpffs(path: &Path) -> bool {
 ///
 /// # Errors
 /// It can't be made or mounted: the message says which and the way out.
-pub fn prepare(pin: &Path) -> io::Result<()> {
-    let why = |what: &str, error: io::Error| {
-        let text = format!(
-            "{what} {}: {error}; the kernel engine keeps its programs there: name a directory on a bpffs \
-             (mount -t bpf bpf DIRECTORY), or run as root",
-            pin.display()
-        );
-        io::Error::new(error.kind(), text)
+pub fn prepare(pin: &Path) -> Result<()> {
+    let failed = |what: &str, error: &io::Error| {
+        Error::of(format!("{what} {}", pin.display()), error).way_out(
+            "the kernel engine keeps its programs there: name an empty directory, or one on a bpffs (mount -t bpf bpf \
+             DIRECTORY)",
+        )
     };
     if !pin.is_absolute() {
-        return Err(why("directory", io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path")));
+        return Err(Error::invalid(format!("pin {}: an absolute path is needed", pin.display())));
     }
-    fs::create_dir_all(pin).map_err(|error| why("make directory", error))?;
+    fs::create_dir_all(pin).map_err(|error| failed("make directory", &error))?;
     if is_bpffs(pin) {
         return Ok(());
     }
-    if fs::read_dir(pin).map_err(|error| why("read directory", error))?.next().is_some() {
-        let error = io::Error::new(io::ErrorKind::DirectoryNotEmpty, "it holds files, and is on no bpffs");
-        return Err(why("mount a bpffs on", error));
+    let mut entries = fs::read_dir(pin).map_err(|error| failed("read directory", &error))?;
+    if entries.next().is_some() {
+        return Err(failed("mount a bpffs on", &io::Error::from_raw_os_error(libc::ENOTEMPTY)));
     }
-    let target =
-        CString::new(pin.as_os_str().as_bytes()).map_err(|_| why("mount", io::ErrorKind::InvalidInput.into()))?;
+    let target = CString::new(pin.as_os_str().as_bytes()).map_err(|error| failed("mount", &error.into()))?;
     // SAFETY: every string ends in 0 and lives through the call; no data.
     let done = unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, ptr::null()) };
     if done != 0 {
-        return Err(why("mount a bpffs on", io::Error::last_os_error()));
+        return Err(failed("mount a bpffs on", &io::Error::last_os_error()));
     }
     Ok(())
 }
@@ -62,7 +61,7 @@ pub fn pinned(pin: &Path) -> Vec<PathBuf> {
         return Vec::new();
     }
     let Ok(entries) = fs::read_dir(pin) else { return Vec::new() };
-    let mut found: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     found.sort();
     found
 }

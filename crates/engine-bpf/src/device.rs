@@ -3,17 +3,18 @@
 use std::ffi::CString;
 use std::io;
 
+use crate::error::{Error, Result};
+
 /// A device's index in this network namespace.
 ///
 /// # Errors
 /// There is no such device.
-pub fn index(name: &str) -> io::Result<u32> {
-    let text = CString::new(name).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?}")))?;
+pub fn index(name: &str) -> Result<u32> {
+    let text = CString::new(name).map_err(|_| Error::invalid(format!("device {name:?}: no device has such a name")))?;
     // SAFETY: `text` is a string that ends in 0 and lives through the call.
     let index = unsafe { libc::if_nametoindex(text.as_ptr()) };
     if index == 0 {
-        let error = io::Error::last_os_error();
-        return Err(io::Error::new(error.kind(), format!("device {name}: {error}")));
+        return Err(Error::of(format!("device {name}"), &io::Error::last_os_error()));
     }
     Ok(index)
 }
@@ -25,7 +26,7 @@ const ETHERNET: u16 = 1;
 ///
 /// # Errors
 /// The device can't be asked.
-pub fn is_ethernet(name: &str) -> io::Result<bool> {
+pub fn is_ethernet(name: &str) -> Result<bool> {
     // SAFETY: all zero is a valid ifreq, which has no pointers in the members used here.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     set_name(&mut request, name);
@@ -41,18 +42,18 @@ fn set_name(request: &mut libc::ifreq, name: &str) {
     }
 }
 
-fn ioctl(name: &str, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+fn ioctl(name: &str, what: libc::Ioctl, request: &mut libc::ifreq) -> Result<()> {
     // SAFETY: no pointers.
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
-        return Err(io::Error::last_os_error());
+        return Err(Error::of("socket", &io::Error::last_os_error()));
     }
     // SAFETY: `request` is a whole ifreq, and what it points to (if anything) is the caller's and alive.
     let done = unsafe { libc::ioctl(socket, what, request) };
     let error = io::Error::last_os_error();
     // SAFETY: it is ours and not used hereafter.
     unsafe { libc::close(socket) };
-    if done < 0 { Err(io::Error::new(error.kind(), format!("device {name}: {error}"))) } else { Ok(()) }
+    if done < 0 { Err(Error::of(format!("device {name}"), &error)) } else { Ok(()) }
 }
 
 /// `struct ethtool_drvinfo` (linux/ethtool.h).
@@ -80,7 +81,7 @@ pub const ETHTOOL_SGRO: u32 = 0x2c;
 ///
 /// # Errors
 /// The device has no such switch.
-pub fn switch(name: &str, what: u32, on: bool) -> io::Result<()> {
+pub fn switch(name: &str, what: u32, on: bool) -> Result<()> {
     let mut value = [what, u32::from(on)]; // struct ethtool_value
     // SAFETY: as in `is_ethernet`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -39,6 +39,13 @@ impl Error {
         Error { text, errno, invalid: false }
     }
 
+    /// With what can be done about it.
+    #[must_use]
+    pub fn way_out(mut self, text: &str) -> Error {
+        self.text = format!("{}; {text}", self.text);
+        self
+    }
+
     /// The kernel's number, if it was the kernel that refused.
     pub fn errno(&self) -> Option<i32> {
         self.errno
@@ -57,19 +64,3 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Error {
-        Error { text: error.to_string(), errno: error.raw_os_error().or_else(|| number(&error)), invalid: false }
-    }
-}
-
-/// For errors whose text was extended, which loses the number.
-fn number(error: &io::Error) -> Option<i32> {
-    match error.kind() {
-        io::ErrorKind::NotFound => Some(libc::ENOENT),
-        io::ErrorKind::PermissionDenied => Some(libc::EPERM),
-        io::ErrorKind::DirectoryNotEmpty => Some(libc::ENOTEMPTY),
-        _ => None,
-    }
-}

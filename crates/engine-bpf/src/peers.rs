@@ -121,13 +121,13 @@ impl Peers {
 
     fn put(&mut self, subnet: Prefix, end: SocketAddr) -> Result<()> {
         let old = self.all.get(&subnet).copied();
-        let mut peer = Peer { endpoint: endpoint(end.ip()), port: end.port().to_be_bytes(), ..old.unwrap_or_default() };
+        let mut peer = Peer { endpoint: endpoint(end.ip()), port: end.port().to_be_bytes(), ..Peer::default() };
         if old.is_some_and(|old| old.endpoint == peer.endpoint && old.port == peer.port) {
             return Ok(());
         }
-        (peer.seen_ns, peer.train_ns) = (0, 0); // at another endpoint there may be another engine
+        // At another endpoint there may be another engine: what was noted of the old one doesn't count.
+        peer.id = old.map_or(self.free, |old| old.id);
         if old.is_none() {
-            peer.id = self.free;
             self.free = self.free.checked_add(1).unwrap_or(GONE + 1);
             self.traffic.insert(peer.id, self.nothing()?, 0).map_err(failed("write map flannel_traffic"))?;
         }

@@ -223,11 +223,30 @@ fn ipv6() {
     let away = ip("fd00:5:2::9", "fd00:5:3::7", UDP, &udp(53, b""));
     check(&node, "for another", &from(PEER6, &away), Fate::Drop("drop_not_ours"));
     check(&node, "cut", &from(PEER6, &inner[..inner.len() - 1]), Fate::Drop("drop_malformed"));
-    check(&node, "a train", &from(PEER6, &[inner.clone(), inner.clone()].concat()), Fate::Left);
     check(&node, "no hops left", &from(PEER6, &with(&inner, |ip| ip[7] = 0)), Fate::Drop("drop_malformed"));
     let ect = with(&inner, |ip| ip[1] = 0x20);
     let marked = with(&ip(PEER6, HERE6, UDP, &udp(PORT, &ect)), |ip| ip[1] = 0x30);
     check(&node, "congestion", &eth(&marked), Fate::In(&with(&inner, |ip| ip[1] = 0x30)));
     let extended = ip(PEER6, HERE6, 44, &[&[UDP, 0, 0, 1, 0, 0, 0, 1], &udp(PORT, &inner)[..]].concat());
     check(&node, "an outer fragment", &eth(&extended), Fate::Other);
+    check(&node, "a train", &from(PEER6, &[inner.clone(), inner.clone()].concat()), Fate::Left);
+    check(&node, "a datagram behind it", &from(PEER6, &inner), Fate::Left);
+}
+
+#[test]
+fn what_follows_a_train_keeps_its_place() {
+    let node = Node::new(Xdp::Always);
+    let data = finished(&ip("10.5.2.9", "10.5.1.7", TCP, &tcp(b"data")));
+    let acknowledgement = finished(&ip("10.5.2.9", "10.5.1.7", TCP, &tcp(&[])));
+    let end = with(&acknowledgement, |ip| ip[33] |= 1);
+    check(&node, "data", &eth(&wrapped(&data)), Fate::In(&data));
+    let spoofed = eth(&ip("10.213.0.9", HERE, UDP, &udp(PORT, &[data.clone(), data.clone()].concat())));
+    check(&node, "a stranger's train", &spoofed, Fate::Left);
+    check(&node, "data as before", &eth(&wrapped(&data)), Fate::In(&data));
+    check(&node, "a train", &eth(&wrapped(&[data.clone(), data.clone()].concat())), Fate::Left);
+    check(&node, "data behind it", &eth(&wrapped(&data)), Fate::Left);
+    check(&node, "the end of the connection", &eth(&wrapped(&end)), Fate::Left);
+    check(&node, "an acknowledgement", &eth(&wrapped(&acknowledgement)), Fate::In(&acknowledgement));
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    check(&node, "data long behind it", &eth(&wrapped(&data)), Fate::In(&data));
 }

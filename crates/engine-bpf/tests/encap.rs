@@ -142,6 +142,11 @@ fn a_super_packet_for_a_sockets_reader_goes_on() {
     common::sh("ip link set u0 mtu 9000");
     assert_eq!(node.run_with("encap", "flannel0", &packet, 1400), (ON, packet));
     assert_eq!(node.counter("passed_tx"), 1);
+    let data = unfinished(&ip("10.5.1.7", "10.5.2.9", TCP, &tcp(b"behind it")));
+    assert_eq!(node.run("encap", "flannel0", &eth(&data)), (ON, eth(&data)), "keeps its place");
+    let acknowledgement = unfinished(&ip("10.5.1.7", "10.5.2.9", TCP, &tcp(&[])));
+    let out = carried(&node, &acknowledgement);
+    assert_eq!(out[..40], finished(&acknowledgement), "which only acknowledges may overtake");
 }
 
 #[test]
