@@ -11,6 +11,7 @@ struct found {
 	__u32 length;		/* of the inner packet */
 	__u8 ecn;		/* the outer header's */
 	__u8 protocol;		/* of the inner packet */
+	__u8 ttl;		/* the outer header's */
 };
 
 static __always_inline int is_local4(__be32 address)
@@ -77,10 +78,13 @@ static __always_inline int refuse(const struct endpoint *from, int reason)
  * Its kernel's engine sends UDP checksum 0, sockets never do: so whoever sent that finishes inner
  * checksums itself on arrival.
  */
-static __always_inline void heard(struct peer *peer, const struct udphdr *udp)
+static __always_inline void heard(struct peer *peer, const struct udphdr *udp, int uncut)
 {
-	if (!udp->check)
-		note(&peer->seen_ns);
+	if (udp->check)
+		return;
+	note(&peer->seen_ns);
+	if (uncut)
+		note(&peer->uncut_ns);
 }
 
 /* `start` is the outer header, `frame` the bytes from there to the frame's end. */
@@ -147,10 +151,11 @@ static __always_inline int admit4(void *start, void *end, __u32 frame, struct fo
 	/* Behind a train, what follows keeps its place. */
 	if (lately(peer->train_in_ns) && !only_acknowledges(ip, end, 1))
 		return LEFT;
-	heard(peer, udp);
+	heard(peer, udp, bpf_ntohs(outer->id) & UNCUT4);
 	found->peer = peer;
 	found->length = length;
 	found->protocol = ip->protocol;
+	found->ttl = outer->ttl;
 	return ADMITTED;
 }
 
@@ -204,10 +209,11 @@ static __always_inline int admit6(void *start, void *end, __u32 frame, struct fo
 		return refuse(&from, MALFORMED);
 	if (lately(peer->train_in_ns) && !only_acknowledges(ip, end, 0))
 		return LEFT;
-	heard(peer, udp);
+	heard(peer, udp, bpf_ntohl(*(const __be32 *)outer) & UNCUT6);
 	found->peer = peer;
 	found->length = length;
 	found->protocol = ip->nexthdr;
+	found->ttl = outer->hop_limit;
 	return ADMITTED;
 }
 

@@ -72,13 +72,15 @@ static __always_inline int pass_up(void)
  * GRO was before us and saw UDP only. Not where segments come joined (a veth that super-packets cross uncut):
  * two ways at once would put packets out of order. Nor what GRO never joins, a mere acknowledgement.
  */
-static __always_inline int to_join(struct __sk_buff *skb, __u32 header, int four, struct peer *peer)
+static __always_inline int to_join(struct __sk_buff *skb, __u32 header, int four, struct found *found)
 {
 	if (skb->gso_size) {
-		note(&peer->joined_ns);
+		note(&found->peer->joined_ns);
+		if (found->ttl == OUTER_TTL)
+			note(&found->peer->direct_ns);
 		return 0;
 	}
-	if (lately(peer->joined_ns))
+	if (!config.joiner || lately(found->peer->joined_ns))
 		return 0;
 	if (DATA(skb) + header + (four ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) > END(skb))
 		return 1;
@@ -146,7 +148,7 @@ static __always_inline int decap_tc(struct __sk_buff *skb, const __u32 header)
 		return TC_ACT_SHOT;
 	}
 	count_received(found.peer, packets, found.length);
-	if (config.joiner && found.protocol == IPPROTO_TCP && to_join(skb, header, four, found.peer))
+	if (found.protocol == IPPROTO_TCP && to_join(skb, header, four, &found))
 		return bpf_redirect(config.joiner, 0);
 	return bpf_redirect(config.tun, BPF_F_INGRESS);
 }

@@ -7,7 +7,6 @@
 #define FLANNEL_ENCAP_H
 
 #define LOOPBACK 1	/* its index in every network namespace: where look-ups for packets of this node start */
-#define OUTER_TTL 64
 #define PULL4 24	/* > 20: behind the start of the transport header, see finish.h; a multiple of 4 */
 #define PULL6 44
 
@@ -68,9 +67,6 @@ static __always_inline int send(struct __sk_buff *skb, const struct bpf_fib_look
 {
 	struct bpf_redir_neigh hop = { .nh_family = way->family };
 
-	/* A TUN packet has no link header, the redirection takes one away. */
-	if (!config.tun_header && bpf_skb_change_head(skb, ETH, 0))
-		return broken();
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return bpf_redirect_neigh(way->ifindex, 0, 0, 0);
 	if (way->family == AF_INET)
@@ -78,6 +74,31 @@ static __always_inline int send(struct __sk_buff *skb, const struct bpf_fib_look
 	else
 		__builtin_memcpy(hop.ipv6_nh, way->ipv6_dst, sizeof(hop.ipv6_nh));
 	return bpf_redirect_neigh(way->ifindex, &hop, sizeof(hop), 0);
+}
+
+/*
+ * May this packet go without any marks of a tunnel? Then it's only made longer at its head. A super-packet so
+ * made can't be cut any more, but it need not be: the peer told that what we send reaches it in one piece, over
+ * links only (two nodes of one machine, over veth). The marks would cost dearly there: on arrival no program can
+ * take them off, and a device that doesn't know tunnels (a bridge, to which pods are tied) would cut the packet.
+ */
+static __always_inline int light(const struct __sk_buff *skb, const struct peer *peer, __u8 protocol)
+{
+	return !config.tun_header && lately(peer->uncut_ns) && (!skb->gso_size || protocol == IPPROTO_TCP);
+}
+
+/* Make room for `bytes` of outer headers; `flags` say which. Gives their offset, negative if it can't. */
+static __always_inline int widen(struct __sk_buff *skb, __u32 bytes, int light, __u64 flags)
+{
+	if (light)
+		return bpf_skb_change_head(skb, ETH + bytes, 0) ? -1 : ETH;
+	/* FIXED_GSO: segments keep the size the TUN's MTU gave them, which has room for the outer headers. */
+	if (bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_FIXED_GSO))
+		return -1;
+	/* A TUN packet has no link header, the redirection takes one away. */
+	if (!config.tun_header && bpf_skb_change_head(skb, ETH, 0))
+		return -2;
+	return ETH;
 }
 
 static __always_inline int encap4(struct __sk_buff *skb)
@@ -88,8 +109,8 @@ static __always_inline int encap4(struct __sk_buff *skb)
 	struct key4 key = { .bits = 32 };
 	__u32 length = skb->len - config.tun_header, packets, pull = 0;
 	struct peer *peer;
-	int found;
-	__u8 ecn;
+	int found, at;
+	__u8 ecn, protocol;
 
 	if ((void *)(ip + 1) > END(skb)) {
 		if (bpf_skb_pull_data(skb, config.tun_header + sizeof(*ip)))
@@ -106,6 +127,7 @@ static __always_inline int encap4(struct __sk_buff *skb)
 	if (skb->gso_size && ip->protocol == IPPROTO_UDP)
 		return leave();
 	ecn = ip->tos & ECN;
+	protocol = ip->protocol;
 	way.ipv4_src = config.source4;
 	way.ipv4_dst = peer->endpoint[0];
 	way.dport = peer->port;
@@ -139,17 +161,16 @@ static __always_inline int encap4(struct __sk_buff *skb)
 		    bpf_skb_adjust_room(skb, -PULL4, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 			return broken();
 	}
-	/* FIXED_GSO: segments keep the size the TUN's MTU gave them, which has room for the outer headers. */
-	if (bpf_skb_adjust_room(skb, sizeof(struct outer4) + pull, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_FIXED_GSO))
-		return pull ? broken() : leave();
+	at = widen(skb, sizeof(struct outer4) + pull, !pull && light(skb, peer, protocol), BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
+	if (at < 0)
+		return pull || at < -1 ? broken() : leave();
 	head.outer.ip.version = 4;
 	head.outer.ip.ihl = 5;
 	head.outer.ip.tos = ecn;	/* RFC 6040 4.1, normal mode: the same */
 	head.outer.ip.ttl = OUTER_TTL;
 	head.outer.ip.protocol = IPPROTO_UDP;
 	/* Don't Fragment is clear, as vxlan's; so the identification counts (RFC 6864). */
-	head.outer.ip.id = bpf_get_prandom_u32();
+	head.outer.ip.id = bpf_htons((bpf_get_prandom_u32() & ID4) | (lately(peer->direct_ns) ? UNCUT4 : 0));
 	head.outer.ip.tot_len = bpf_htons(length + sizeof(struct outer4));
 	head.outer.ip.saddr = config.source4;
 	head.outer.ip.daddr = peer->endpoint[0];
@@ -158,8 +179,8 @@ static __always_inline int encap4(struct __sk_buff *skb)
 	head.outer.udp.dest = peer->port;
 	head.outer.udp.len = bpf_htons(length + sizeof(struct udphdr));
 	/* UDP checksum 0 (RFC 768: none); the inner packet has its own. */
-	if (pull ? bpf_skb_store_bytes(skb, config.tun_header, &head, sizeof(head), 0)
-		 : bpf_skb_store_bytes(skb, config.tun_header, &head.outer, sizeof(head.outer), 0))
+	if (pull ? bpf_skb_store_bytes(skb, at, &head, sizeof(head), 0)
+		 : bpf_skb_store_bytes(skb, at, &head.outer, sizeof(head.outer), 0))
 		return broken();
 	count_sent(peer, packets, length);
 	return send(skb, &way, found);
@@ -173,8 +194,8 @@ static __always_inline int encap6(struct __sk_buff *skb)
 	struct key6 key = { .bits = 128 };
 	__u32 length = skb->len - config.tun_header, packets, pull = 0;
 	struct peer *peer;
-	int found;
-	__u8 ecn;
+	int found, at;
+	__u8 ecn, protocol;
 
 	if ((void *)(ip + 1) > END(skb)) {
 		if (bpf_skb_pull_data(skb, config.tun_header + sizeof(*ip)))
@@ -190,6 +211,7 @@ static __always_inline int encap6(struct __sk_buff *skb)
 	if (skb->gso_size && ip->nexthdr == IPPROTO_UDP)
 		return leave();
 	ecn = class6(ip) & ECN;
+	protocol = ip->nexthdr;
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
 		way.ipv6_src[i] = config.source6[i];
@@ -228,10 +250,10 @@ static __always_inline int encap6(struct __sk_buff *skb)
 		    bpf_skb_adjust_room(skb, -PULL6, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 			return broken();
 	}
-	if (bpf_skb_adjust_room(skb, sizeof(struct outer6) + pull, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_FIXED_GSO))
-		return pull ? broken() : leave();
-	*(__be32 *)&head.outer.ip = bpf_htonl(6U << 28 | (__u32)ecn << 20);
+	at = widen(skb, sizeof(struct outer6) + pull, !pull && light(skb, peer, protocol), BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
+	if (at < 0)
+		return pull || at < -1 ? broken() : leave();
+	*(__be32 *)&head.outer.ip = bpf_htonl(6U << 28 | (__u32)ecn << 20 | (lately(peer->direct_ns) ? UNCUT6 : 0));
 	head.outer.ip.hop_limit = OUTER_TTL;
 	head.outer.ip.nexthdr = IPPROTO_UDP;
 	head.outer.ip.payload_len = bpf_htons(length + sizeof(struct udphdr));
@@ -239,8 +261,8 @@ static __always_inline int encap6(struct __sk_buff *skb)
 	head.outer.udp.dest = peer->port;
 	head.outer.udp.len = bpf_htons(length + sizeof(struct udphdr));
 	/* UDP checksum 0, which RFC 6935 allows a tunnel; a socket must ask for such datagrams (UDP_NO_CHECK6_RX). */
-	if (pull ? bpf_skb_store_bytes(skb, config.tun_header, &head, sizeof(head), 0)
-		 : bpf_skb_store_bytes(skb, config.tun_header, &head.outer, sizeof(head.outer), 0))
+	if (pull ? bpf_skb_store_bytes(skb, at, &head, sizeof(head), 0)
+		 : bpf_skb_store_bytes(skb, at, &head.outer, sizeof(head.outer), 0))
 		return broken();
 	count_sent(peer, packets, length);
 	return send(skb, &way, found);

@@ -7,6 +7,14 @@
 #define FRAGMENT bpf_htons(0x3fff)	/* more fragments, or an offset */
 #define ECN 3				/* RFC 3168: 0 not capable, 1 ECT(1), 2 ECT(0), 3 congestion experienced */
 #define CE 3
+#define OUTER_TTL 64
+/*
+ * What kernel engines tell each other, in datagrams that only they send (UDP checksum 0): "your super-packets
+ * reach me in one piece". In IPv4's identification, whose other bits count segments up; in IPv6's flow label.
+ */
+#define UNCUT4 0x8000
+#define ID4 0x3fff
+#define UNCUT6 1
 #define MOST_UDP 65507			/* payload bytes of a datagram over IPv4 */
 
 /* What encapsulation puts before an inner packet. */

@@ -21,6 +21,8 @@ struct peer {
 	__u64 seen_ns;		/* when its kernel's engine was last heard, in nanoseconds since boot */
 	/* When it was last so, in the same clock. One flow's packets must not take two ways at once. */
 	__u64 joined_ns;	/* TCP segments came joined from it */
+	__u64 direct_ns;	/* they did, and crossed no router: it is told so */
+	__u64 uncut_ns;		/* it told that ours do: see light() in encap.h */
 	__u64 train_in_ns;	/* a train of its datagrams was left to the socket's reader */
 	__u64 train_out_ns;	/* a super-packet for it was left to the TUN device's reader */
 };

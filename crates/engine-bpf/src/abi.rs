@@ -62,6 +62,8 @@ pub struct Peer {
     pub pad: [u8; 2],
     pub seen_ns: u64,
     pub joined_ns: u64,
+    pub direct_ns: u64,
+    pub uncut_ns: u64,
     pub train_in_ns: u64,
     pub train_out_ns: u64,
 }
@@ -138,7 +140,7 @@ unsafe impl Pod for Counts {}
 
 const _: () = {
     assert!(size_of::<Config>() == 16 + 12 + 4 + 16 + MOST * (4 + 16 + 8 + 32 + 4));
-    assert!(size_of::<Peer>() == 56);
+    assert!(size_of::<Peer>() == 72);
     assert!(size_of::<Traffic>() == 40);
     assert!(size_of::<Counts>() == 72);
 };
