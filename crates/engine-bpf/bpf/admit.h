@@ -84,7 +84,7 @@ static __always_inline void heard(struct peer *peer, const struct udphdr *udp, i
 		return;
 	note(&peer->seen_ns);
 	if (uncut)
-		note(&peer->uncut_ns);
+		note_within(&peer->uncut_ns, SHORT_NS);
 }
 
 /* `start` is the outer header, `frame` the bytes from there to the frame's end. */

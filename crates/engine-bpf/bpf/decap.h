@@ -77,7 +77,7 @@ static __always_inline int to_join(struct __sk_buff *skb, __u32 header, int four
 	if (skb->gso_size) {
 		note(&found->peer->joined_ns);
 		if (found->ttl == OUTER_TTL)
-			note(&found->peer->direct_ns);
+			note_within(&found->peer->direct_ns, SHORT_NS);
 		return 0;
 	}
 	if (!config.joiner || lately(found->peer->joined_ns))

@@ -79,12 +79,13 @@ static __always_inline int send(struct __sk_buff *skb, const struct bpf_fib_look
 /*
  * May this packet go without any marks of a tunnel? Then it's only made longer at its head. A super-packet so
  * made can't be cut any more, but it need not be: the peer told that what we send reaches it in one piece, over
- * links only (two nodes of one machine, over veth). The marks would cost dearly there: on arrival no program can
+ * links only (two nodes of one machine, over veth). Should that end, because somebody switches segmentation at an
+ * underlay device off, then the peer stops telling it, and TCP has lost a tenth of a second's packets. The marks would cost dearly there: on arrival no program can
  * take them off, and a device that doesn't know tunnels (a bridge, to which pods are tied) would cut the packet.
  */
 static __always_inline int light(const struct __sk_buff *skb, const struct peer *peer, __u8 protocol)
 {
-	return !config.tun_header && lately(peer->uncut_ns) && (!skb->gso_size || protocol == IPPROTO_TCP);
+	return !config.tun_header && within(peer->uncut_ns, SHORT_NS) && (!skb->gso_size || protocol == IPPROTO_TCP);
 }
 
 /* Make room for `bytes` of outer headers; `flags` say which. Gives their offset, negative if it can't. */
@@ -170,7 +171,7 @@ static __always_inline int encap4(struct __sk_buff *skb)
 	head.outer.ip.ttl = OUTER_TTL;
 	head.outer.ip.protocol = IPPROTO_UDP;
 	/* Don't Fragment is clear, as vxlan's; so the identification counts (RFC 6864). */
-	head.outer.ip.id = bpf_htons((bpf_get_prandom_u32() & ID4) | (lately(peer->direct_ns) ? UNCUT4 : 0));
+	head.outer.ip.id = bpf_htons((bpf_get_prandom_u32() & ID4) | (within(peer->direct_ns, SHORT_NS) ? UNCUT4 : 0));
 	head.outer.ip.tot_len = bpf_htons(length + sizeof(struct outer4));
 	head.outer.ip.saddr = config.source4;
 	head.outer.ip.daddr = peer->endpoint[0];
@@ -253,7 +254,7 @@ static __always_inline int encap6(struct __sk_buff *skb)
 	at = widen(skb, sizeof(struct outer6) + pull, !pull && light(skb, peer, protocol), BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
 	if (at < 0)
 		return pull || at < -1 ? broken() : leave();
-	*(__be32 *)&head.outer.ip = bpf_htonl(6U << 28 | (__u32)ecn << 20 | (lately(peer->direct_ns) ? UNCUT6 : 0));
+	*(__be32 *)&head.outer.ip = bpf_htonl(6U << 28 | (__u32)ecn << 20 | (within(peer->direct_ns, SHORT_NS) ? UNCUT6 : 0));
 	head.outer.ip.hop_limit = OUTER_TTL;
 	head.outer.ip.nexthdr = IPPROTO_UDP;
 	head.outer.ip.payload_len = bpf_htons(length + sizeof(struct udphdr));

@@ -98,18 +98,31 @@ static __always_inline void count(__u32 what)
 		counts->of[what]++;
 }
 
+/* How long "lately" is, of `uncut_ns` and `direct_ns`: below TCP's shortest retransmission timeout (200 ms) together. */
+#define SHORT_NS 50000000ULL
+
+static __always_inline int within(__u64 when, __u64 span)
+{
+	return when && bpf_ktime_get_coarse_ns() - when < span;
+}
+
 static __always_inline int lately(__u64 when)
 {
-	return when && bpf_ktime_get_coarse_ns() - when < config.fresh_ns;
+	return within(when, config.fresh_ns);
 }
 
 /* Written seldom, as other processors read the same line. */
-static __always_inline void note(__u64 *when)
+static __always_inline void note_within(__u64 *when, __u64 span)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 
-	if (now - *when > config.fresh_ns / 8)
+	if (now - *when > span / 8)
 		*when = now;
+}
+
+static __always_inline void note(__u64 *when)
+{
+	note_within(when, config.fresh_ns);
 }
 
 static __always_inline void count_sent(const struct peer *peer, __u32 packets, __u32 bytes)
