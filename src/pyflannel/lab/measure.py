@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from tempfile import TemporaryFile
 
 from pyflannel.lab.cluster import Cluster
 from pyflannel.lab.node import Pod
@@ -97,15 +98,18 @@ def flood(source: Pod, address: str, interval_s: float = 0.005) -> Iterator[Floo
     """Count what is lost from *source* to *address* while the body runs."""
     result = Flood()
     command = ["ip", "netns", "exec", source.netns, "ping", "-n", f"-i{interval_s}", "-W1", address]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    time.sleep(0.05)
-    try:
-        yield result
-    finally:
+    with TemporaryFile("w+") as output:  # a pipe would fill up, and stop it
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        result.output, _ = process.communicate(timeout=10)
-        result.sent, result.lost = count_losses(result.output)
+        try:
+            yield result
+        finally:
+            time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            process.wait(10)
+            output.seek(0)
+            result.output = output.read()
+            result.sent, result.lost = count_losses(result.output)
 
 
 def until_back(holds: Callable[[], bool], within_s: float = 10.0) -> float:
