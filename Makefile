@@ -43,3 +43,4 @@ bench: .venv/.ready
 	$(SUDO) $(BIN)/python bench/netlink.py
 	$(SUDO) $(BIN)/python bench/healing.py
 	$(SUDO) $(BIN)/python bench/control_plane.py
+	$(SUDO) $(BIN)/python -m bench.dataplane

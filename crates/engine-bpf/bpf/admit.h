@@ -107,6 +107,12 @@ static __always_inline int admit4(void *start, void *end, __u32 frame, struct fo
 	if (bpf_ntohs(outer->tot_len) != length + sizeof(struct outer4) || frame < length + sizeof(struct outer4) ||
 	    sum_header4(outer) != 0xffff)
 		return LEFT;
+	/*
+	 * A socket on this machine sent it, over veth: the kernel's note that the outer checksum is unfinished would
+	 * stay behind, on the inner packet, and break what forwards or fragments it.
+	 */
+	if (udp->check && udp->check == fold((__u64)outer->saddr + outer->daddr + bpf_htons(IPPROTO_UDP) + udp->len))
+		return LEFT;
 	from.address[0] = outer->saddr;
 	if (length < sizeof(*ip))
 		return refuse(&from, MALFORMED);
@@ -171,6 +177,15 @@ static __always_inline int admit6(void *start, void *end, __u32 frame, struct fo
 	length = bpf_ntohs(udp->len) - sizeof(*udp);
 	if (bpf_ntohs(outer->payload_len) != length + sizeof(*udp) || frame < length + sizeof(struct outer6))
 		return LEFT;
+	if (udp->check) { /* see admit4 */
+		__u64 sum = bpf_htons(IPPROTO_UDP) + (__u64)udp->len;
+
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+			sum += (__u64)outer->saddr.in6_u.u6_addr32[i] + outer->daddr.in6_u.u6_addr32[i];
+		if (udp->check == fold(sum))
+			return LEFT;
+	}
 	__builtin_memcpy(&from, &outer->saddr, sizeof(from));
 	if (length < sizeof(*ip))
 		return refuse(&from, MALFORMED);

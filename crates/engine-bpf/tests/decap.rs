@@ -5,6 +5,7 @@ mod common;
 mod packet;
 
 use common::{Node, PORT};
+use flannel_engine::checksum;
 use flannel_engine_bpf::Xdp;
 use packet::{TCP, UDP, eth, finished, ip, tcp, udp, with};
 
@@ -102,6 +103,23 @@ fn what_belongs_comes_in() {
     let peers = node.engine().peers();
     assert_eq!(peers[&"10.5.2.0/24".parse().unwrap()].rx_packets, 15);
     assert_eq!(peers[&"10.5.3.0/24".parse().unwrap()].rx_packets, 0);
+}
+
+/// What a socket's datagram bears across veth: the pseudo header's sum. Decapsulated, it would go on as the inner packet's.
+#[test]
+fn an_unfinished_outer_checksum_is_left() {
+    let node = Node::new(Xdp::Always);
+    for (name, inner, outer) in [
+        ("IPv4", ip("10.5.2.9", "10.5.1.7", UDP, &udp(53, b"hello")), [HERE, PEER]),
+        ("IPv6", ip("fd99:0:0:2::9", "fd99:0:0:1::7", UDP, &udp(53, b"hello")), [HERE6, PEER6]),
+    ] {
+        let unfinished = with(&ip(outer[1], outer[0], UDP, &udp(PORT, &inner)), |ip| {
+            let (addresses, at) = if ip[0] >> 4 == 4 { (12..20, 20) } else { (8..40, 40) };
+            let sum = checksum::fold(checksum::pseudo(&ip[addresses], UDP, ip.len() - at));
+            ip[at + 6..at + 8].copy_from_slice(&sum.to_be_bytes());
+        });
+        check(&node, name, &eth(&unfinished), Fate::Left);
+    }
 }
 
 #[test]

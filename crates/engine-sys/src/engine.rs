@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use flannel_engine::counters::Counters;
+use flannel_engine::icmp::Limit;
 use flannel_engine::peers::Peers;
 use flannel_engine::prefix::Prefix;
 
 use crate::io::{Bell, errno};
+use crate::queue::Queue;
 use crate::raw::Raw;
-use crate::tun::Tun;
-use crate::udp::Udp;
 use crate::worker;
 
 /// What an engine is to do.
@@ -31,7 +31,9 @@ pub struct Options {
     pub own: Vec<Prefix>,
     /// Bytes of each socket's buffers.
     pub buffer: usize,
-    /// 1: one thread for both ways; 2: one for each.
+    /// Of the device, each with sockets and threads of its own: 1, or what a device made with `multi_queue` can have.
+    pub queues: usize,
+    /// Of each queue. 1: one for both ways; 2: one for each.
     pub threads: usize,
 }
 
@@ -53,18 +55,22 @@ pub struct Features {
 /// What the threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub tun: Tun,
-    pub sockets: Vec<Udp>,
     pub raw: Raw,
     pub peers: ArcSwap<Peers>,
     pub counters: Counters,
     pub bell: Bell,
     pub ending: AtomicBool,
     pub began: Instant,
+    limit: Mutex<Limit>,
     problem: Mutex<Option<String>>,
 }
 
 impl Shared {
+    /// May one more ICMP error be sent now?
+    pub fn may_answer(&self) -> bool {
+        self.limit.lock().unwrap_or_else(PoisonError::into_inner).take(self.began.elapsed().as_secs_f64())
+    }
+
     /// A thread can't go on: end all of them, and say why.
     pub fn fail(&self, error: &io::Error) {
         let why = match errno(error) {
@@ -75,7 +81,8 @@ impl Shared {
         self.end();
     }
 
-    fn end(&self) {
+    /// Let all threads end.
+    pub fn end(&self) {
         self.ending.store(true, Relaxed);
         self.bell.ring();
     }
@@ -93,9 +100,8 @@ pub struct Engine {
 impl Engine {
     /// Attach to the device, bind the sockets, start the threads.
     pub fn start(options: &Options) -> io::Result<Engine> {
-        let tun = Tun::attach(&options.device)?;
-        let bind = |ip: &IpAddr| Udp::bind(SocketAddr::new(*ip, options.port), options.buffer);
-        let sockets: Vec<Udp> = options.local.iter().map(bind).collect::<io::Result<_>>()?;
+        let queues = Queue::open(options)?;
+        let Queue { tun, sockets } = &queues[0]; // the others are like it
         let features = Features {
             vnet_hdr: tun.vnet_hdr,
             tso: tun.tso,
@@ -104,17 +110,16 @@ impl Engine {
             udp_gro: sockets.iter().all(|socket| socket.gro),
         };
         let shared = Arc::new(Shared {
-            tun,
-            sockets,
             raw: Raw::open(),
             peers: ArcSwap::from_pointee(Peers::new(options.own.clone())),
             counters: Counters::default(),
             bell: Bell::new()?,
             ending: AtomicBool::new(false),
             began: Instant::now(),
+            limit: Mutex::default(),
             problem: Mutex::new(None),
         });
-        let threads = worker::start(&shared, options.threads)?;
+        let threads = worker::start(&shared, queues, options.threads)?;
         Ok(Engine { shared, threads: Mutex::new(threads), changes: Mutex::new(()), features })
     }
 

@@ -11,6 +11,8 @@ use flannel_engine::packet::Ip;
 use flannel_engine::peers::{Peer, Peers};
 
 use crate::engine::Shared;
+use crate::queue::Queue;
+use crate::tun::Tun;
 use crate::udp::{self, Controls, Udp};
 
 const BATCH: usize = 16;
@@ -19,6 +21,7 @@ const PARTS: usize = 66; // header of the device, of the packet, and 64 payloads
 
 pub struct Ingress {
     shared: Arc<Shared>,
+    queue: Arc<Queue>,
     buffer: Box<[u8]>,
     names: Box<[libc::sockaddr_storage]>,
     controls: Box<[Controls]>,
@@ -26,19 +29,20 @@ pub struct Ingress {
 }
 
 impl Ingress {
-    pub fn new(shared: Arc<Shared>) -> Ingress {
+    pub fn new(shared: Arc<Shared>, queue: Arc<Queue>) -> Ingress {
         // SAFETY: an address of nothing: integers, for which zero is a value.
         let nobody: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
         Ingress {
-            coalescer: Coalescer::new(shared.tun.uso),
+            coalescer: Coalescer::new(queue.tun.vnet_hdr, queue.tun.uso),
             shared,
+            queue,
             buffer: vec![0; BATCH * SLOT].into(),
             names: vec![nobody; BATCH].into(),
             controls: vec![Controls([0; udp::CONTROL]); BATCH].into(),
         }
     }
 
-    /// Deliver what there is, up to a batch. False: there was nothing. An error means that the device is gone.
+    /// Deliver what there is, up to a batch. True: there may be more. An error means that the device is gone.
     pub fn burst(&mut self, socket: &Udp) -> io::Result<bool> {
         let mut iovecs: [libc::iovec; BATCH] = std::array::from_fn(|at| libc::iovec {
             iov_base: self.buffer[at * SLOT..].as_mut_ptr().cast(),
@@ -62,12 +66,11 @@ impl Ingress {
             Err(_) => return Ok(false),
         };
         let peers = self.shared.peers.load_full();
-        let shared = Arc::clone(&self.shared);
-        let Ingress { buffer, names, coalescer, .. } = self;
+        let Ingress { shared, queue, buffer, names, coalescer, .. } = self;
         let buffer: &[u8] = buffer;
         let mut trouble = None;
         let mut emit = |out: &Out| {
-            if let Err(error) = write(&shared, buffer, out) {
+            if let Err(error) = write(&queue.tun, buffer, out) {
                 shared.counters.dropped(Reason::Io, out.packets as u64);
                 if matches!(error.raw_os_error(), Some(libc::EBADFD)) {
                     trouble = Some(error);
@@ -92,7 +95,7 @@ impl Ingress {
                                 Some((before, packets + 1, bytes + part.1 as u64))
                             }
                             other => {
-                                count_received(&shared, other);
+                                count_received(shared, other);
                                 Some((peer, 1, part.1 as u64))
                             }
                         };
@@ -106,10 +109,10 @@ impl Ingress {
                     }
                 }
             }
-            count_received(&shared, tally);
+            count_received(shared, tally);
         }
         coalescer.flush(&mut emit);
-        trouble.map_or(Ok(true), Err)
+        trouble.map_or(Ok(count == BATCH), Err)
     }
 }
 
@@ -125,7 +128,7 @@ fn count_received(shared: &Shared, tally: Option<(&Arc<Peer>, u64, u64)>) {
     }
 }
 
-fn write(shared: &Shared, buffer: &[u8], out: &Out) -> io::Result<()> {
+fn write(tun: &Tun, buffer: &[u8], out: &Out) -> io::Result<()> {
     let vnet = out.vnet.bytes();
     let mut slices = [IoSlice::new(&[]); PARTS];
     slices[0] = IoSlice::new(&vnet);
@@ -133,7 +136,7 @@ fn write(shared: &Shared, buffer: &[u8], out: &Out) -> io::Result<()> {
     for (slice, (at, length)) in slices[2..].iter_mut().zip(out.parts) {
         *slice = IoSlice::new(&buffer[*at..at + length]);
     }
-    shared.tun.write(&slices[..2 + out.parts.len()])
+    tun.write(&slices[..2 + out.parts.len()])
 }
 
 /// The address in what the kernel filled in.

@@ -66,20 +66,11 @@ impl Bell {
 
 /// Wait until one of `fds` has something to read (or trouble).
 pub fn wait_readable(fds: &mut [libc::pollfd]) -> io::Result<()> {
-    poll(fds, -1).map(drop)
-}
-
-/// Has one of `fds` something to read (or trouble) now?
-pub fn is_readable(fds: &mut [libc::pollfd]) -> io::Result<bool> {
-    poll(fds, 0)
-}
-
-fn poll(fds: &mut [libc::pollfd], timeout_ms: libc::c_int) -> io::Result<bool> {
     loop {
         // SAFETY: the slice lives through the call, and its length is given.
-        match check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout_ms) }) {
+        match check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) }) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            result => return result.map(|ready| ready > 0),
+            result => return result.map(drop),
         }
     }
 }

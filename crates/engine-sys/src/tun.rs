@@ -13,6 +13,7 @@ use crate::io::{check, explain};
 const TUNSETIFF: c_ulong = 0x4004_54ca;
 const TUNSETOFFLOAD: c_ulong = 0x4004_54d0;
 const IFF_TUN: i16 = 0x0001;
+const IFF_MULTI_QUEUE: i16 = 0x0100;
 const IFF_NO_PI: i16 = 0x1000;
 const IFF_VNET_HDR: i16 = 0x4000;
 const F_CSUM: c_ulong = 1;
@@ -39,23 +40,36 @@ struct IfReq {
 }
 
 impl Tun {
-    /// Attach to the device `name`, which is there already, with the best offloads that it has.
-    pub fn attach(name: &str) -> io::Result<Tun> {
+    /// Attach to a queue of the device `name`, which is there already, with the best offloads that it has.
+    ///
+    /// `several`: it must be a device that can have several queues.
+    pub fn attach(name: &str, several: bool) -> io::Result<Tun> {
         let path = "/dev/net/tun";
         let open = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
         let file = open().map_err(|error| explain(error, &format!("{path} can't be opened")))?;
-        let mut vnet_hdr = true;
-        if set_name(&file, name, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR).is_err() {
-            vnet_hdr = false;
-            set_name(&file, name, IFF_TUN | IFF_NO_PI).map_err(|error| {
-                let why = match error.raw_os_error() {
-                    Some(libc::EBUSY) => "another process holds it (a second flanneld?)",
-                    Some(libc::EINVAL) => "it is no TUN device of one queue",
-                    _ => "it can't be attached to",
-                };
-                explain(error, &format!("{name}: {why}"))
-            })?;
-        }
+        let all = IFF_TUN | IFF_NO_PI;
+        // One queue of a device that may have several does as well.
+        let ways = if several { &[IFF_MULTI_QUEUE][..] } else { &[0, IFF_MULTI_QUEUE] };
+        let ways = ways.iter().flat_map(|queues| [all | queues | IFF_VNET_HDR, all | queues]);
+        let mut refused = None;
+        let Some(flags) = ways.into_iter().find(|flags| match set_name(&file, name, *flags) {
+            Ok(()) => true,
+            Err(error) => {
+                refused.get_or_insert(error); // the first is the one that says what is wrong
+                false
+            }
+        }) else {
+            let error = refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL));
+            let why = match error.raw_os_error() {
+                Some(libc::EBUSY) => "another process holds it (a second flanneld?)",
+                Some(libc::EINVAL) if several => "it can't have several queues: make it with multi_queue, or use one",
+                Some(libc::EINVAL) => "it is no TUN device",
+                Some(libc::EPERM) => "run with CAP_NET_ADMIN",
+                _ => "it can't be attached to",
+            };
+            return Err(explain(error, &format!("{name}: {why}")));
+        };
+        let vnet_hdr = flags & IFF_VNET_HDR != 0;
         let mut tun = Tun { file, vnet_hdr, tso: false, uso: false };
         if vnet_hdr {
             let offers = [(F_CSUM | F_TSO | F_USO, true, true), (F_CSUM | F_TSO, true, false), (F_CSUM, false, false)];

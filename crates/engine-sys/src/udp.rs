@@ -4,14 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::io::{check, explain};
-
-/// Datagrams of one train (the limit of kernels before 6.9).
-pub const MAX_TRAIN: usize = 64;
-/// Bytes of one train: the largest UDP payload.
-pub const MAX_BYTES: usize = 65_507;
 
 const SOL_UDP: libc::c_int = 17;
 const UDP_NO_CHECK6_RX: libc::c_int = 102;
@@ -37,13 +32,16 @@ pub struct Udp {
 
 impl Udp {
     /// Bind to `local`, with buffers of `buffer` bytes.
-    pub fn bind(local: SocketAddr, buffer: usize) -> io::Result<Udp> {
+    ///
+    /// `shared`: others of ours are bound to it too, and the kernel deals out what comes, by sender.
+    pub fn bind(local: SocketAddr, buffer: usize, shared: bool) -> io::Result<Udp> {
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
         if local.is_ipv6() {
             socket.set_only_v6(true)?;
             // The kernel engine leaves the outer checksum out, as tunnels may (RFC 6935): the inner packet has its own.
             set(&socket, SOL_UDP, UDP_NO_CHECK6_RX, 1);
         }
+        socket.set_reuse_port(shared)?;
         socket.bind(&local.into()).map_err(|error| {
             let why = match error.raw_os_error() {
                 Some(libc::EADDRINUSE) => "is taken (another flannel? `ss -ulnp` tells)",
@@ -60,6 +58,11 @@ impl Udp {
         let gro = set(&socket, SOL_UDP, UDP_GRO, 1);
         let gso = set(&socket, SOL_UDP, UDP_SEGMENT, 0);
         Ok(Udp { socket, local, gro, gso })
+    }
+
+    /// Can it send to `endpoint`?
+    pub fn serves(&self, endpoint: &SocketAddr) -> bool {
+        self.local.is_ipv4() == endpoint.is_ipv4()
     }
 
     /// For poll.
@@ -154,9 +157,4 @@ pub struct Controls(pub [u8; CONTROL]);
 pub fn empty() -> libc::msghdr {
     // SAFETY: all of its fields are integers and pointers, for which zero is a value.
     unsafe { std::mem::zeroed() }
-}
-
-/// A socket address as the kernel takes it.
-pub fn raw(address: SocketAddr) -> SockAddr {
-    address.into()
 }

@@ -47,6 +47,7 @@ struct Flow {
 pub struct Coalescer {
     flows: Vec<Flow>,
     spare: Vec<Vec<Part>>,
+    tcp: bool,
     udp: bool,
 }
 
@@ -59,9 +60,9 @@ struct View {
 }
 
 impl Coalescer {
-    /// `udp`: does the device take trains of UDP datagrams?
-    pub fn new(udp: bool) -> Coalescer {
-        Coalescer { flows: Vec::with_capacity(FLOWS), spare: Vec::new(), udp }
+    /// Does the device take TCP super-packets, does it take trains of UDP datagrams?
+    pub fn new(tcp: bool, udp: bool) -> Coalescer {
+        Coalescer { flows: Vec::with_capacity(FLOWS), spare: Vec::new(), tcp, udp }
     }
 
     /// Take the packet `ip` at `part` of `buffer`; it, or others that wait, may go to `emit` now or later.
@@ -72,7 +73,7 @@ impl Coalescer {
             return;
         };
         let at = self.flows.iter().position(|flow| flow.key == view.key && same_flow(flow, packet, &view));
-        let fit = view.fit && (!view.udp || self.udp) && verified(packet, ip, &view);
+        let fit = view.fit && (if view.udp { self.udp } else { self.tcp }) && verified(packet, ip, &view);
         if let Some(at) = at {
             if fit && self.flows[at].append(packet, part, &view) {
                 if self.flows[at].closed(packet, &view) {

@@ -14,6 +14,8 @@ const QUOTED6: usize = 1232; // RFC 4443: as much as fits into 1,280 bytes
 pub enum Trouble {
     /// No peer has the destination: network unreachable (IPv6: no route).
     NoRoute,
+    /// The peer can't be reached: host unreachable (IPv6: address unreachable).
+    NoHost,
     /// It is too big for the path: the largest packet that isn't, in bytes.
     TooBig(u32),
 }
@@ -37,6 +39,7 @@ pub fn answer(trouble: Trouble, ip: &Ip, packet: &[u8], own: &IpAddr) -> Option<
             out.extend(&packet[12..16]);
             let (code, mtu) = match trouble {
                 Trouble::NoRoute => (0, 0),
+                Trouble::NoHost => (1, 0),
                 Trouble::TooBig(mtu) => (4, mtu.min(0xffff)),
             };
             out.extend([3, code, 0, 0]);
@@ -57,11 +60,12 @@ pub fn answer(trouble: Trouble, ip: &Ip, packet: &[u8], own: &IpAddr) -> Option<
             let mut out = vec![0x60, 0, 0, 0, 0, 0, ICMPV6, TTL];
             out.extend(own.octets());
             out.extend(&packet[8..24]);
-            let (kind, value) = match trouble {
-                Trouble::NoRoute => (1, 0),
-                Trouble::TooBig(mtu) => (2, mtu),
+            let (kind, code, value) = match trouble {
+                Trouble::NoRoute => (1, 0, 0),
+                Trouble::NoHost => (1, 3, 0),
+                Trouble::TooBig(mtu) => (2, 0, mtu),
             };
-            out.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+            out.extend([kind, code, 0, 0, 0, 0, 0, 0]);
             put32(&mut out, 44, value);
             out.extend(quote);
             let length = out.len() - 40;

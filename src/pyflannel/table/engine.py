@@ -77,21 +77,23 @@ class Engines:
         before, self._kernel = self._kernel, None
         if before is not None:
             before.close(keep=True)  # the new one takes it over, without a gap
-        missing = "--udp-engine=user was given" if self._choice == "user" else KernelEngine.missing()
-        if missing is None:
+        missing = "--udp-engine=user was given"
+        if self._choice != "user":
             try:
                 self._kernel = KernelEngine(
                     row.device, list(row.underlays), local, row.port, own, str(self._pin), mtu=row.mtu
                 )
             except OSError as error:
-                missing = str(error)
+                missing = KernelEngine.missing() or str(error)
+            else:
+                missing = ""
         if self._kernel is None:
             if self._choice == "kernel":
                 raise OSError(f"--udp-engine=kernel was given, but the kernel engine can't run here: {missing}")
             if self._pin.is_dir():
                 KernelEngine.remove(str(self._pin))
         parts = self._kernel.features if self._kernel else self._user.features if self._user else {}
-        self.why = missing or ""
+        self.why = missing
         log.info("engine: %s%s; %s", self.kind, f" ({missing})" if missing else "", _listed(parts))
 
     def stop(self) -> None:

@@ -103,7 +103,7 @@ async def test_the_kernel_where_it_can(native: SimpleNamespace, tmp_path: Path) 
 
 
 async def test_user_space_where_it_cannot(native: SimpleNamespace, tmp_path: Path) -> None:
-    native.missing = "no bpf()"
+    native.missing, native.kernel["refuses"] = "no bpf()", "Operation not permitted"
     found = engines(tmp_path)
     assert await started(found) == []
     assert (found.kind, found.why) == ("user", "no bpf()")
@@ -117,7 +117,7 @@ async def test_a_kernel_that_refuses_is_done_without(native: SimpleNamespace, tm
 
 
 async def test_what_was_asked_for_and_cannot_be_is_an_error(native: SimpleNamespace, tmp_path: Path) -> None:
-    native.missing = "no bpf()"
+    native.missing, native.kernel["refuses"] = "no bpf()", "Operation not permitted"
     found = engines(tmp_path, "kernel")
     (error,) = await started(found)
     assert "--udp-engine=kernel was given, but the kernel engine can't run here: no bpf()" in error

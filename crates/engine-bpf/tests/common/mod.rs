@@ -134,7 +134,7 @@ impl Node {
 pub fn program(link: &Path) -> ProgramInfo {
     let link = FdLink::from(PinnedLink::from_pin(link).unwrap());
     let id = link.info().unwrap().program_id();
-    loaded_programs().map(Result::unwrap).find(|info| info.id() == id).expect("the program")
+    loaded_programs().filter_map(Result::ok).find(|info| info.id() == id).expect("the program")
 }
 
 impl Drop for Node {

@@ -72,9 +72,9 @@ fn build(spec: &Spec, sequence: u32, id: u16) -> Vec<u8> {
 }
 
 /// Every packet through the coalescer, and what comes out cut again.
-fn through(packets: &[Vec<u8>], udp: bool) -> (Vec<Vec<u8>>, usize) {
+fn through(packets: &[Vec<u8>], tcp: bool, udp: bool) -> (Vec<Vec<u8>>, usize) {
     let buffer: Vec<u8> = packets.concat();
-    let mut coalescer = Coalescer::new(udp);
+    let mut coalescer = Coalescer::new(tcp, udp);
     let mut out = Vec::new();
     let mut emitted = 0;
     let mut emit = |one: &Out| {
@@ -137,9 +137,9 @@ fn spec() -> impl Strategy<Value = Spec> {
 
 proptest! {
     #[test]
-    fn the_same_packets_come_out_in_order_per_flow(specs in prop::collection::vec(spec(), 0..60), udp in any::<bool>()) {
+    fn the_same_packets_come_out_in_order_per_flow(specs in prop::collection::vec(spec(), 0..60), tcp in any::<bool>(), udp in any::<bool>()) {
         let packets = stream(&specs);
-        let (out, _) = through(&packets, udp);
+        let (out, _) = through(&packets, tcp, udp);
         prop_assert_eq!(by_flow(&out), by_flow(&packets));
     }
 
@@ -151,7 +151,7 @@ proptest! {
                 Ip::parse(&packet).ok().map(|_| packet)
             }).collect();
             let buffer: Vec<u8> = packets.concat();
-            let mut coalescer = Coalescer::new(true);
+            let mut coalescer = Coalescer::new(true, true);
             let mut at = 0;
             for packet in &packets {
                 let ip = Ip::parse(packet).unwrap();
@@ -167,8 +167,9 @@ proptest! {
 fn a_stream_becomes_one_packet() {
     for (six, udp) in [(false, false), (true, false), (false, true), (true, true)] {
         let specs = vec![Spec { six, udp, flow: 1, size: 1000, psh: false, odd: 9 }; 40];
-        assert_eq!(through(&stream(&specs), true).1, 1);
-        assert_eq!(through(&stream(&specs), false).1, if udp { 40 } else { 1 });
+        assert_eq!(through(&stream(&specs), true, true).1, 1);
+        assert_eq!(through(&stream(&specs), true, false).1, if udp { 40 } else { 1 });
+        assert_eq!(through(&stream(&specs), false, false).1, 40);
     }
 }
 
@@ -176,6 +177,6 @@ fn a_stream_becomes_one_packet() {
 fn what_is_wrong_is_not_hidden() {
     let mut packets = stream(&vec![Spec { six: false, udp: false, flow: 1, size: 100, psh: false, odd: 9 }; 3]);
     packets[1][60] ^= 1;
-    let (out, emitted) = through(&packets, true);
+    let (out, emitted) = through(&packets, true, true);
     assert_eq!((out, emitted), (packets, 3));
 }
