@@ -14,7 +14,7 @@ pub struct UserEngine(Engine);
 #[pymethods]
 impl UserEngine {
     #[new]
-    #[pyo3(signature = (device, local, port, own, *, mtu, queues = 1, threads = 1, buffer = 8 << 20))]
+    #[pyo3(signature = (device, local, port, own, *, mtu, queues = 1, threads = 1, offload = true, buffer = 8 << 20))]
     #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
     fn new(
         py: Python<'_>,
@@ -25,11 +25,12 @@ impl UserEngine {
         mtu: u32,
         queues: usize,
         threads: usize,
+        offload: bool,
         buffer: usize,
     ) -> PyResult<Self> {
         let _the_device_has_it = mtu;
         let local = local.iter().map(|text| address(text)).collect::<PyResult<_>>()?;
-        let options = Options { device, local, port, own: prefixes(&own)?, buffer, queues, threads };
+        let options = Options { device, local, port, own: prefixes(&own)?, buffer, queues, threads, offload };
         py.detach(|| Engine::start(&options)).map(UserEngine).map_err(|error| os_error(&error, errno(&error)))
     }
 

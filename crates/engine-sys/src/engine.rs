@@ -35,6 +35,8 @@ pub struct Options {
     pub queues: usize,
     /// Of each queue. 1: one for both ways; 2: one for each.
     pub threads: usize,
+    /// Use what of [`Features`] the kernel has.
+    pub offload: bool,
 }
 
 /// What this kernel lets it do. Without a feature it goes on packet by packet.

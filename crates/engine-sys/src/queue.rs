@@ -20,8 +20,8 @@ impl Queue {
         let several = options.queues > 1;
         (0..options.queues.max(1))
             .map(|_| {
-                let tun = Tun::attach(&options.device, several)?;
-                let bind = |ip| Udp::bind(SocketAddr::new(ip, options.port), options.buffer, several);
+                let tun = Tun::attach(&options.device, several, options.offload)?;
+                let bind = |ip| Udp::bind(SocketAddr::new(ip, options.port), options.buffer, several, options.offload);
                 let sockets = options.local.iter().copied().map(bind).collect::<io::Result<_>>()?;
                 Ok(Queue { tun, sockets })
             })

@@ -34,7 +34,8 @@ impl Udp {
     /// Bind to `local`, with buffers of `buffer` bytes.
     ///
     /// `shared`: others of ours are bound to it too, and the kernel deals out what comes, by sender.
-    pub fn bind(local: SocketAddr, buffer: usize, shared: bool) -> io::Result<Udp> {
+    /// `offload`: in trains, where the kernel can.
+    pub fn bind(local: SocketAddr, buffer: usize, shared: bool, offload: bool) -> io::Result<Udp> {
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
         if local.is_ipv6() {
             socket.set_only_v6(true)?;
@@ -55,8 +56,8 @@ impl Udp {
                 set(&socket, libc::SOL_SOCKET, plain, buffer as libc::c_int);
             }
         }
-        let gro = set(&socket, SOL_UDP, UDP_GRO, 1);
-        let gso = set(&socket, SOL_UDP, UDP_SEGMENT, 0);
+        let gro = offload && set(&socket, SOL_UDP, UDP_GRO, 1);
+        let gso = offload && set(&socket, SOL_UDP, UDP_SEGMENT, 0);
         Ok(Udp { socket, local, gro, gso })
     }
 

@@ -69,6 +69,9 @@ impl Coalescer {
     pub fn push(&mut self, buffer: &[u8], part: Part, ip: &Ip, emit: &mut impl FnMut(&Out)) {
         let packet = &buffer[part.0..part.0 + part.1];
         let Some(view) = view(packet, ip) else {
+            if ip.fragment || ip.protocol == TCP || ip.protocol == UDP {
+                self.let_pass(packet, emit); // it may be of a flow that waits: its ports aren't known
+            }
             emit(&Out { vnet: Header::default(), head: &[], parts: &[part], packets: 1 });
             return;
         };
@@ -114,6 +117,17 @@ impl Coalescer {
     pub fn flush(&mut self, emit: &mut impl FnMut(&Out)) {
         while !self.flows.is_empty() {
             self.finish(0, emit);
+        }
+    }
+
+    /// Let those go that wait and are between the hosts of `packet`.
+    fn let_pass(&mut self, packet: &[u8], emit: &mut impl FnMut(&Out)) {
+        let addresses = if packet[0] >> 4 == 4 { 12..20 } else { 8..40 };
+        let same = |flow: &Flow| {
+            flow.head[0] >> 4 == packet[0] >> 4 && flow.head[addresses.clone()] == packet[addresses.clone()]
+        };
+        while let Some(at) = self.flows.iter().position(same) {
+            self.finish(at, emit);
         }
     }
 

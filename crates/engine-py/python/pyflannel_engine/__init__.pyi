@@ -20,14 +20,16 @@ class UserEngine:
         mtu: int,
         queues: int = 1,
         threads: int = 1,
+        offload: bool = True,
         buffer: int = 8388608,
     ) -> None:
         """Attach to *device*, bind UDP *port* at each address of *local* (one a family), begin to carry.
 
         *own* are this node's subnets: only what is for them is let in. *mtu* is the device's, *buffer* each socket's
         (bytes). *queues* above 1 needs a device made with multi_queue, and helps where there are many cores and peers;
-        *threads* is 1 for both ways of a queue together, or 2. Raises OSError that says what can't be had and the way
-        out, ValueError for a text that is none.
+        *threads* is 1 for both ways of a queue together, or 2. Without *offload* it goes packet by packet, for a
+        device or driver that gets trains wrong. Raises OSError that says what can't be had and the way out, ValueError
+        for a text that is none.
         """
 
     @property

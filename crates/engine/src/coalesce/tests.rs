@@ -50,7 +50,8 @@ fn build(spec: &Spec, sequence: u32, id: u16) -> Vec<u8> {
         data[offset + 13] = ACK | if spec.psh { PSH } else { 0 };
     }
     match spec.odd {
-        1 if !spec.six => data[6] = 0, // fragments allowed: the id counts
+        1 if !spec.six => data[6] = 0,    // fragments allowed: the id counts
+        6 if !spec.six => data[6] = 0x20, // the first fragment of a packet
         2 => data[if spec.six { 7 } else { 8 }] = 63,
         3 if !spec.udp => data[offset + 13] |= 1, // FIN
         4 if !spec.udp => data[offset + 15] = 9,  // window
