@@ -92,7 +92,7 @@ def runs(draw: st.DrawFn) -> list[bytes]:
     """Packets of some flows, mixed: mostly what may be put together, with all that forbids it strewn in."""
     next_seq: dict[int, int] = defaultdict(lambda: 0xFFFFF000)
     next_id: dict[int, int] = defaultdict(lambda: 65_530)
-    found = []
+    found: list[bytes] = []
     for _ in range(draw(st.integers(1, 40))):
         flow = draw(st.integers(0, 3))
         size = draw(st.sampled_from([100, 100, 100, 100, 1400, 99, 1, 0]))
