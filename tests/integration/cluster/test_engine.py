@@ -5,11 +5,9 @@ Scapy is the independent judge of every byte.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, ip_network
@@ -26,6 +24,7 @@ from pyflannel.lab.node import Node, Pod
 from pyflannel.model.lease import LeaseAttrs
 from pyflannel.table.netns import inside
 from support.lab import eventually, lab
+from support.streams import arrives_unharmed
 
 pytestmark = pytest.mark.root
 
@@ -215,30 +214,9 @@ def test_a_narrow_path_is_told_with_its_mtu(cluster: Cluster) -> None:
 
 def test_streams_arrive_as_they_were_sent(cluster: Cluster) -> None:
     """Odd sizes both ways at once, through segmentation and coalescing."""
-    one, two = cluster.pods[:2]
-    for source, target in ((one, two), (two, one)):
-        with inside(target.netns):
-            server = socket.create_server((target.address, 9))
-        digest, received = hashlib.sha256(), hashlib.sha256()
-
-        def collect(server: socket.socket = server, received: Any = received) -> None:
-            connection, _ = server.accept()
-            with connection:
-                while data := connection.recv(1 << 16):
-                    received.update(data)
-
-        thread = threading.Thread(target=collect)
-        thread.start()
-        with inside(source.netns):
-            client = socket.create_connection((target.address, 9), timeout=5)
-        with server, client:
-            for size in [1, 1459, 1460, 7919, 65_537, 3, 1 << 20] * 6:
-                data = size.to_bytes(4, "big") * (size // 4 + 1)
-                digest.update(data)
-                client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-            thread.join(20)
-        assert received.digest() == digest.digest()
+    for source, target in itertools.permutations(cluster.pods[:2]):
+        sizes = [1, 1459, 1460, 7919, 65_537, 3, 1 << 20] * 6
+        assert arrives_unharmed(source, target, (size.to_bytes(4, "big") * (size // 4 + 1) for size in sizes))
 
 
 def test_trains_of_datagrams_arrive_one_by_one(cluster: Cluster) -> None:
