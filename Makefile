@@ -4,6 +4,8 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := iproute2 iputils-ping nftables iptables etcd-server etcd-client iperf3 procps ethtool clang libbpf-dev
 CARGO := $(shell command -v cargo)
+# Some of cargo's tests need root.
+AS_ROOT := $(if $(SUDO),--config 'target."cfg(all())".runner = "$(SUDO)"')
 
 .PHONY: demo test check lab bench setup engine
 
@@ -12,7 +14,7 @@ demo: .venv/.ready
 
 test: check
 ifdef CARGO
-	cargo test --quiet
+	cargo test --quiet $(AS_ROOT)
 else
 	@echo "cargo isn't installed: the packet engine's own tests are LEFT OUT (https://rustup.rs)"
 endif
@@ -44,3 +46,4 @@ bench: .venv/.ready
 	$(SUDO) $(BIN)/python bench/healing.py
 	$(SUDO) $(BIN)/python bench/control_plane.py
 	$(SUDO) $(BIN)/python -m bench.dataplane
+	$(SUDO) $(BIN)/python bench/soak.py
