@@ -15,7 +15,8 @@ from pyflannel.cli.which import hoisted
 from pyflannel.model.errors import FlannelError
 
 GROUPS = ("config", "leases", "lab")  # each a module of this package, imported only if it's asked for
-NODE = ("status", "engine")  # commands of the module `status`
+# Commands of a node → the module of this package that has them.
+NODE = {"status": "status", "engine": "status", "install-cni": "install"}
 
 app = typer.Typer(
     help="Look at and steer a pyflannel (or flannel) network.",
@@ -36,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Exit codes: 0 done, 1 it could not be done (one line says why), 2 a wrong call."""
     words = hoisted(sys.argv[1:] if arguments is None else arguments)
     asked = words[0] if words else ""
-    for name in NODE if asked not in GROUPS else ():
-        app.command(name)(getattr(import_module("pyflannel.cli.status"), name))
+    for name in () if asked in GROUPS else (asked,) if asked in NODE else NODE:
+        app.command(name)(getattr(import_module(f"pyflannel.cli.{NODE[name]}"), name.replace("-", "_")))
     for name in () if asked in NODE else GROUPS if asked not in GROUPS else (asked,):
         group: typer.Typer = import_module(f"pyflannel.cli.{name}").app
         app.add_typer(group, name=name)
