@@ -102,8 +102,8 @@ echo "== again"; systemctl start flanneld; said
 """
 
 
-@pytest.mark.root
-def test_flanneld_lives_under_a_real_systemd(netns: Netns) -> None:
+def booted(netns: Netns, script: str, extra: str = "") -> str:
+    """What *script* says beside a flanneld with the embedded store, its unit's [Service] followed by *extra*."""
     with tempfile.TemporaryDirectory(prefix="pf-nspawn-") as folder:  # outside of pytest's: other users may look there
         machine = Machine(Path(folder), netns.name)
         machine.unit(UNITS / "flanneld.service")
@@ -117,7 +117,22 @@ def test_flanneld_lives_under_a_real_systemd(netns: Netns) -> None:
              f"--local-store={machine.path('var/lib/flannel/store.db')}", "set", machine.path("net-conf.json")],
             check=True, env={**os.environ, "PYTHONPATH": str(UNITS.parents[1] / "src")},
         )  # fmt: skip
-        text = machine.boot(CHECK, "flanneld.service")
+        machine.write("etc/systemd/system/flanneld.service.d/test.conf", f"[Service]\n{extra}\n")
+        return machine.boot(script, "flanneld.service")
+
+
+@pytest.mark.root
+def test_where_sysctls_are_read_only_the_node_still_gets_ready(netns: Netns) -> None:
+    """As in a container that isn't privileged: the same capabilities, root and /proc/sys read-only."""
+    script = CHECK.partition('echo "== killed"')[0]
+    text = booted(netns, script, "ReadWritePaths=\nReadWritePaths=-/run/xtables.lock")
+    assert re.search(r": ready$", text, re.MULTILINE), text
+    assert "accept_ra stays 1, wanted 0: /proc/sys is read-only here" in text
+
+
+@pytest.mark.root
+def test_flanneld_lives_under_a_real_systemd(netns: Netns) -> None:
+    text = booted(netns, CHECK)
     parts = dict(re.findall(r"== (\w+)\n(.*?)(?=\n== |\Z)", text, re.DOTALL))
     started = parts["started"]
     assert "ActiveState=active" in started, text
