@@ -20,7 +20,6 @@ HIDDEN = "(hidden)"
 _KINDS: dict[type, Kind] = {bool: "bool", int: "int", tuple: "texts", str: "text"}
 _USERINFO = re.compile(r"//[^/,@]*@")  # http://user:password@host: a secret that doesn't belong there
 _GO_FILES = "names flannel's source files"
-_KUBERNETES = "for the Kubernetes store, which this version lacks"
 
 
 def _option(
@@ -75,12 +74,10 @@ class Options:
     )
     ip_masq: bool = _option(False, "masquerade what pods send outside the network")
     ip_masq_fully_random_disable: bool = _option(False, "masquerade without fully random ports")
-    kube_subnet_mgr: bool = _option(False, "Kubernetes as the store", status="not yet", note=_KUBERNETES)
-    kube_api_url: str = _option("", "URL of the Kubernetes API", status="not yet", note=_KUBERNETES)
-    kube_annotation_prefix: str = _option(
-        "flannel.alpha.coreos.com", "prefix of the node annotations", status="not yet", note=_KUBERNETES
-    )
-    kubeconfig_file: str = _option("", "kubeconfig", status="not yet", note=_KUBERNETES)
+    kube_subnet_mgr: bool = _option(False, "Kubernetes as the store")
+    kube_api_url: str = _option("", "URL of the Kubernetes API")
+    kube_annotation_prefix: str = _option("flannel.alpha.coreos.com", "prefix of the node annotations")
+    kubeconfig_file: str = _option("", "kubeconfig")
     version: bool = _option(False, "print the version to standard error and exit", note="no variable, as in flannel")
     healthz_ip: str = _option("0.0.0.0", "address of the health server")
     healthz_port: int = _option(
@@ -93,12 +90,8 @@ class Options:
     )  # fmt: skip
     iptables_forward_rules: bool = _option(True, "accept forwarded traffic of the network")
     ip_blackhole_route: bool = _option(False, "keep a blackhole route for this node's own subnet")
-    net_config_path: str = _option(
-        "/etc/kube-flannel/net-conf.json", "network config in Kubernetes mode", status="not yet", note=_KUBERNETES
-    )
-    set_node_network_unavailable: bool = _option(
-        True, "patch the node's NetworkUnavailable condition", status="not yet", note=_KUBERNETES
-    )
+    net_config_path: str = _option("/etc/kube-flannel/net-conf.json", "network config in Kubernetes mode")
+    set_node_network_unavailable: bool = _option(True, "patch the node's NetworkUnavailable condition")
     v: int = _option(0, "verbosity: 1 or more logs details")
     vmodule: str = _option("", "verbosity by file", status="no effect", note=_GO_FILES)
     log_backtrace_at: str = _option(

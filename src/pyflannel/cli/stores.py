@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pyflannel.cli.options import Options, UsageError
@@ -16,10 +18,7 @@ def open_store(options: Options, *, create: bool = True) -> Store:
     ConfigError, StoreError.
     """
     if options.store_kind == "kubernetes":
-        raise UsageError(
-            "Kubernetes as the store is not in this version: use etcd (--etcd-endpoints) or the embedded one "
-            "(--store=local)"
-        )
+        return _kubernetes(options, os.environ)
     if options.store_kind == "local":
         return _local(options, create)
     return _etcd(options)
@@ -35,6 +34,28 @@ def _local(options: Options, create: bool) -> Store:
     from pyflannel.store.local.store import local_store
 
     return local_store(path, options.etcd_prefix)
+
+
+def _kubernetes(options: Options, environment: Mapping[str, str]) -> Store:
+    from pyflannel.store.kubernetes.access import at_url, from_kubeconfig, in_cluster
+    from pyflannel.store.kubernetes.annotations import Annotations
+    from pyflannel.store.kubernetes.client import Api
+    from pyflannel.store.kubernetes.store import KubernetesStore
+
+    if options.kubeconfig_file:
+        access = from_kubeconfig(Path(options.kubeconfig_file), options.kube_api_url)
+    else:
+        access = at_url(options.kube_api_url) if options.kube_api_url else in_cluster(environment)
+    pod = environment.get("POD_NAMESPACE", ""), environment.get("POD_NAME", "")
+    named = "node-name" in options.given or environment.get("NODE_NAME")
+    return KubernetesStore(
+        Api(access),
+        Path(options.net_config_path),
+        Annotations(options.kube_annotation_prefix),
+        None if all(pod) and not named else options.node_name.lower(),  # as kubelets name their nodes
+        pod if all(pod) else None,
+        set_condition=options.set_node_network_unavailable,
+    )
 
 
 def _etcd(options: Options) -> Store:

@@ -7,6 +7,7 @@ told, only after the peers' rows have been written.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import signal
@@ -25,7 +26,7 @@ from pyflannel.daemon.peers import Peers
 from pyflannel.daemon.tables import Place, open_tables
 from pyflannel.daemon.tenure import Tenure
 from pyflannel.daemon.underlay import Underlay
-from pyflannel.model.errors import AddressInUse, ConfigError, ConfigMissing, StoreError, StoreUnreachable
+from pyflannel.model.errors import AddressInUse, ConfigError, ConfigMissing, LeasePending, StoreError, StoreUnreachable
 from pyflannel.model.lease import Lease, LeaseAttrs, Snapshot, Subnets
 from pyflannel.model.network import NetworkConfig
 from pyflannel.model.node import Node, Past
@@ -35,6 +36,7 @@ from pyflannel.node.identity import identity
 from pyflannel.reconcile.reconciler import Reconciler
 from pyflannel.store.checkpoint import Checkpoint, load, save
 from pyflannel.store.contract import PRESENCE_TTL_S, Store
+from pyflannel.store.renewal import pause_s
 from pyflannel.table.engine import Engines
 from pyflannel.table.kernel import Kernel
 from pyflannel.wire import subnet_env
@@ -121,14 +123,11 @@ class Flanneld:
         log.info("options: %s", self._options.redacted())
         log.info("store: %s", self._store.name)
         checkpoint = load(self._state / "checkpoint.json")
-        config, text, assumed = await self._config(checkpoint)
+        config, text = await self._config(checkpoint)
         options = self._options
         subnets, networks = subnet_env.previous(_read(self._subnet_file))
         subnets = subnets or (checkpoint.own.subnets if checkpoint else None)
-        wish = Wish(
-            tuple(options.iface), tuple(options.iface_regex), options.iface_can_reach, options.public_ip,
-            options.public_ipv6,
-        )  # fmt: skip
+        wish = await self._wish(checkpoint)
         underlay = Underlay(self._kernel, wish, config, options.node_name)
         node = underlay.look()
         make = factory(config)
@@ -138,7 +137,8 @@ class Flanneld:
         node = underlay.look(node)
         backend = make(config, node, past, self._rng)
         ident = identity(self._state)
-        lease, provisional = await self._lease(backend.attrs(), subnets, checkpoint if assumed else None, ident)
+        known = checkpoint if checkpoint and checkpoint.config == text else None
+        lease, provisional = await self._lease(backend.attrs(), subnets, known, ident)
         log.info("lease: %s, backend %s, MTU %d", lease.subnets, backend.type, backend.mtu)
 
         place = Place(self._kernel, self._engines, underlay, networks)
@@ -168,24 +168,43 @@ class Flanneld:
             group.create_task(tenure.keep())
             group.create_task(underlay.follow(node, self._moved))
             group.create_task(self._stay_present(started, ident))
+            group.create_task(self._tell_up())
             group.create_task(self._save_checkpoints(started))
 
-    async def _config(self, checkpoint: Checkpoint | None) -> tuple[NetworkConfig, str, bool]:
-        """The config, its text, and whether it is the checkpoint's because the store doesn't answer."""
+    async def _config(self, checkpoint: Checkpoint | None) -> tuple[NetworkConfig, str]:
+        """The config and its text; the checkpoint's if the store doesn't answer."""
         while True:
             try:
                 text = await self._store.config_text()
                 config = await self._store.network_config()
                 self._store.contact.ok(time.monotonic())
-                return config, text or "", False
+                return config, text or ""
             except (ConfigMissing, ConfigError) as error:
                 self._wait(str(error))
             except StoreError as error:
                 self._store.contact.failed(time.monotonic(), str(error))
                 self._wait(f"waiting for the store: {error}")
                 if checkpoint is not None and time.monotonic() - self._began > BOOT_PATIENCE_S:
-                    return NetworkConfig.parse(checkpoint.config, "checkpoint"), checkpoint.config, True
+                    return NetworkConfig.parse(checkpoint.config, "checkpoint"), checkpoint.config
             await asyncio.sleep(CONFIG_RETRY_S)
+
+    async def _wish(self, checkpoint: Checkpoint | None) -> Wish:
+        """What the options say about the interface to use; the store's word on our addresses goes before them."""
+        options = self._options
+        chosen = "", ""
+        while True:
+            try:
+                chosen = await self._store.chosen_addresses()
+                break
+            except StoreError as error:
+                self._wait(f"waiting for the store: {error}")
+                if checkpoint is not None and time.monotonic() - self._began > BOOT_PATIENCE_S:
+                    break
+            await asyncio.sleep(CONFIG_RETRY_S)
+        return Wish(
+            tuple(options.iface), tuple(options.iface_regex), options.iface_can_reach, chosen[0] or options.public_ip,
+            chosen[1] or options.public_ipv6,
+        )  # fmt: skip
 
     def _wait(self, why: str) -> None:
         if self.health.starting != why:
@@ -210,8 +229,10 @@ class Flanneld:
             try:
                 await self._announce(attrs, ident)
                 return await self._store.acquire(attrs, previous), False
+            except LeasePending as error:
+                self._wait(str(error))
             except StoreUnreachable as error:
-                if checkpoint is not None:
+                if checkpoint is not None and time.monotonic() - self._began > BOOT_PATIENCE_S:
                     return checkpoint.own.with_attrs(attrs), True
                 self._wait(f"waiting for the store: {error}")
             await asyncio.sleep(CONFIG_RETRY_S)
@@ -281,6 +302,16 @@ class Flanneld:
                     log.error("%s", error)
             except StoreUnreachable:
                 continue
+
+    async def _tell_up(self) -> None:
+        for failures in itertools.count(1):
+            try:
+                await self._store.network_is_up()
+                return
+            except StoreError as error:
+                if failures == 1:
+                    log.warning("nobody could be told that the network is up: %s; trying again", error)
+            await asyncio.sleep(pause_s(failures))
 
     async def _save_checkpoints(self, started: Started) -> None:
         while True:

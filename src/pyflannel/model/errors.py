@@ -27,11 +27,15 @@ class StoreError(FlannelError):
 
 
 class StoreUnreachable(StoreError):
-    """No endpoint of the store answers (in time)."""
+    """No endpoint of the store answers (in time), or none lets us in."""
 
 
 class ConfigMissing(StoreError):
     """The store holds no network config yet; the message says how to write one."""
+
+
+class LeasePending(StoreError):
+    """The cluster hasn't given this node a subnet yet; the message says who gives it, and what that needs."""
 
 
 class OutOfSubnets(StoreError):

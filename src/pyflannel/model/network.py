@@ -39,8 +39,11 @@ class NetworkConfig:
     backend: Fields = field(default_factory=lambda: Fields([], SOURCE, "Backend."), compare=False)
 
     @classmethod
-    def parse(cls, text: str, source: str = SOURCE) -> NetworkConfig:
-        """Read and check *text*. Raises ConfigError naming the first field that is wrong."""
+    def parse(cls, text: str, source: str = SOURCE, *, allocates: bool = True) -> NetworkConfig:
+        """Read and check *text*. Raises ConfigError naming the first field that is wrong.
+
+        Without *allocates* (Kubernetes gives the subnets) the Subnet* fields have no say, as in flannel.
+        """
         fields = Fields.parse(text, source)
         want4, want6 = fields.boolean("EnableIPv4", True), fields.boolean("EnableIPv6", False)
         if not (want4 or want6):
@@ -51,19 +54,23 @@ class NetworkConfig:
         if want4:
             if network is None:
                 raise ConfigError(source, "Network", None, "an IPv4 network such as 10.5.0.0/16")
-            length, low, high = _range(
-                fields, network, fields.integer("SubnetLen", 0), fields.ipv4("SubnetMin"),
-                fields.ipv4("SubnetMax"), "", 24, 30,
-            )  # fmt: skip
-            values.update(subnet_len=length, subnet_min=IPv4Address(low), subnet_max=IPv4Address(high))
+            if allocates:
+                length, low, high = _range(
+                    fields, network, fields.integer("SubnetLen", 0), fields.ipv4("SubnetMin"),
+                    fields.ipv4("SubnetMax"), "", 24, 30,
+                )  # fmt: skip
+                values.update(subnet_len=length, subnet_min=IPv4Address(low), subnet_max=IPv4Address(high))
         if want6:
             if ipv6_network is None:
                 raise ConfigError(source, "IPv6Network", None, "an IPv6 network such as fd00:5::/48")
-            length, low, high = _range(
-                fields, ipv6_network, fields.integer("IPv6SubnetLen", 0), fields.ipv6("IPv6SubnetMin"),
-                fields.ipv6("IPv6SubnetMax"), "IPv6", 64, 126,
-            )  # fmt: skip
-            values.update(ipv6_subnet_len=length, ipv6_subnet_min=IPv6Address(low), ipv6_subnet_max=IPv6Address(high))
+            if allocates:
+                length, low, high = _range(
+                    fields, ipv6_network, fields.integer("IPv6SubnetLen", 0), fields.ipv6("IPv6SubnetMin"),
+                    fields.ipv6("IPv6SubnetMax"), "IPv6", 64, 126,
+                )  # fmt: skip
+                values.update(
+                    ipv6_subnet_len=length, ipv6_subnet_min=IPv6Address(low), ipv6_subnet_max=IPv6Address(high)
+                )
         backend = fields.child("Backend")
         return cls(
             network=network if want4 else None,

@@ -54,7 +54,7 @@ class Store(Protocol):
         In this order: our own lease by public address, if it fits the config (if not, it is given back; the IPv4
         subnet is kept where only the IPv6 part has to change); the *previous* subnet, if free or reserved for us;
         a reservation for us; a free one at random among the first 100. Races are retried with a fresh listing.
-        Raises OutOfSubnets, ConfigError.
+        Raises OutOfSubnets, ConfigError; LeasePending where subnets are given by others, who haven't yet.
         """
         ...
 
@@ -67,6 +67,15 @@ class Store(Protocol):
     async def announce(self, attrs: LeaseAttrs, name: str, ident: str) -> None:
         """Say that the node called *name* lives at *attrs*' public address; to be repeated within PRESENCE_TTL_S.
         *ident* is what tells it from a clone. Raises AddressInUse, naming both, if another node says so."""
+        ...
+
+    async def chosen_addresses(self) -> tuple[str, str]:
+        """The public addresses (IPv4, IPv6) that the cluster's administrator chose for this node in the store, for
+        --public-ip and --public-ipv6; "" for none."""
+        ...
+
+    async def network_is_up(self) -> None:
+        """Say that this node's pods can be reached, to whoever waits for that. To be repeated until it succeeds."""
         ...
 
     def watch(self) -> AsyncGenerator[LeaseEvent, None]:

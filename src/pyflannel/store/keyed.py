@@ -208,6 +208,12 @@ class KeyedStore:
             if await self._db.commit(when, {key: mine}, (), PRESENCE_TTL_S):
                 return
 
+    async def chosen_addresses(self) -> tuple[str, str]:
+        return "", ""
+
+    async def network_is_up(self) -> None:
+        """Nobody waits for it here."""
+
     # The watch
 
     async def watch(self) -> AsyncGenerator[LeaseEvent, None]:

@@ -76,7 +76,7 @@ def test_leases(store: str) -> None:
 def test_flanneld_says_what_is_wrong() -> None:
     for words, code, text in (
         (("--nope",), 2, "nope"), (("--help",), 0, "flanneld"), (("--version",), 0, "pyflannel"),
-        (("--kube-subnet-mgr",), 2, "not in this version"), (("--etcd-endpoints=ftp://x:1",), 1, "--etcd-endpoints"),
+        (("--kube-subnet-mgr",), 1, "--kubeconfig-file"), (("--etcd-endpoints=ftp://x:1",), 1, "--etcd-endpoints"),
     ):  # fmt: skip
         done = call("flanneld", *words)
         assert (done.returncode, done.stdout) == (code, ""), done
