@@ -12,14 +12,14 @@ import pytest
 from pyflannel.model.errors import ConfigError, LeasePending, LeaseTaken, StoreError
 from pyflannel.model.lease import Added, Lease, LeaseAttrs, Removed, Snapshot, Subnets
 from pyflannel.store.kubernetes.access import Access
-from support.kube_cluster import CONFIG, DUAL, KubeCluster, watching
-from support.kube_fake import fake_api
+from support.kube.cluster import CONFIG, DUAL, KubeCluster, watching
+from support.kube.fake import fake_api
 
 MAC = '{"VNI":1,"VtepMAC":"0a:00:00:00:00:99"}'
 MINE = LeaseAttrs(IPv4Address("192.168.7.99"), None, "vxlan", MAC)
 
 
-@pytest.fixture(params=["fake"])
+@pytest.fixture(params=["fake", "real"])
 async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[KubeCluster]:
     if request.param == "fake":
         async with fake_api() as api:

@@ -16,8 +16,8 @@ from pyflannel.model.lease import Added, LeaseAttrs, Removed, Snapshot, Subnets
 from pyflannel.store.kubernetes.access import Access, Pem, at_url, from_kubeconfig, in_cluster
 from pyflannel.store.kubernetes.client import Api
 from pyflannel.store.kubernetes.store import NODES
-from support.kube_cluster import KubeCluster, watching
-from support.kube_fake import FakeApi, fake_api
+from support.kube.cluster import KubeCluster, watching
+from support.kube.fake import FakeApi, fake_api
 
 MINE = LeaseAttrs(IPv4Address("192.168.7.99"), None, "vxlan", '{"VNI":1,"VtepMAC":"0a:00:00:00:00:99"}')
 
