@@ -2,23 +2,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-PACKAGES := iproute2 iputils-ping nftables iptables etcd-server etcd-client iperf3 procps ethtool clang libbpf-dev systemd-container
+PACKAGES := iproute2 iputils-ping nftables iptables etcd-server etcd-client iperf3 procps ethtool clang libbpf-dev systemd-container \
+    containernetworking-plugins
 CARGO := $(shell command -v cargo)
 # Some of cargo's tests need root.
 AS_ROOT := $(if $(SUDO),--config 'target."cfg(all())".runner = "$(SUDO)"')
 
-.PHONY: demo test check lab bench setup engine
+.PHONY: demo test check lab bench setup engine cni kube
 
 demo: .venv/.ready
 	$(SUDO) $(BIN)/flannelctl lab demo
 
-test: check
+test: check kube
 ifdef CARGO
 	cargo test --quiet $(AS_ROOT)
 else
 	@echo "cargo isn't installed: the packet engine's own tests are LEFT OUT (https://rustup.rs)"
 endif
 	$(SUDO) $(BIN)/pytest
+
+# What no package has ready: Kubernetes (4 min) and helm (2 min), built once and kept in root's cache.
+kube: .venv/.ready
+	$(SUDO) env "PATH=$$PATH" tools/kube-build
+	$(SUDO) env "PATH=$$PATH" tools/helm-build
 
 check: .venv/.ready
 	$(BIN)/ruff check .
@@ -37,6 +43,10 @@ setup: .venv/.ready
 
 engine:
 	$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./crates/engine-py
+
+# The CNI plugin: prints where it is.
+cni:
+	tools/cni-build
 
 lab: .venv/.ready
 	$(SUDO) $(BIN)/flannelctl lab up
