@@ -4,16 +4,18 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := iproute2 iputils-ping nftables iptables etcd-server etcd-client iperf3 procps ethtool clang libbpf-dev systemd-container \
     containernetworking-plugins
+# Real container runtimes, for tests/runtimes. Their services are not started.
+RUNTIMES := docker.io containerd runc podman conmon busybox-static conntrack containernetworking-plugins
 CARGO := $(shell command -v cargo)
 # Some of cargo's tests need root.
 AS_ROOT := $(if $(SUDO),--config 'target."cfg(all())".runner = "$(SUDO)"')
 
-.PHONY: demo test check lab bench setup engine cni kube
+.PHONY: demo test check lab bench setup engine cni kube runtimes
 
 demo: .venv/.ready
 	$(SUDO) $(BIN)/flannelctl lab demo
 
-test: check kube
+test: check kube runtimes
 ifdef CARGO
 	cargo test --quiet $(AS_ROOT)
 else
@@ -25,6 +27,9 @@ endif
 kube: .venv/.ready
 	$(SUDO) env "PATH=$$PATH" tools/kube-build
 	$(SUDO) env "PATH=$$PATH" tools/helm-build
+
+runtimes:
+	PACKAGES="$(RUNTIMES)" tools/packages
 
 check: .venv/.ready
 	$(BIN)/ruff check .

@@ -226,7 +226,10 @@ class Node:
 
     def add_pods(self, count: int) -> None:
         """As the CNI bridge plugin does it: a bridge cni0 with the subnet's first address, a veth per pod. More can be
-        added later. Raises LabError while there is no subnet.env."""
+        added later. Without any there is no bridge: a runtime makes its own. Raises LabError while there is no
+        subnet.env."""
+        if not count:
+            return
         env = self.subnet_env()
         if "FLANNEL_MTU" not in env:
             raise LabError(f"{self.name} has no subnet yet: pods come after flanneld is ready")

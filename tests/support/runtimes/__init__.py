@@ -1,0 +1,1 @@
+"""Container runtimes on the lab's nodes."""
