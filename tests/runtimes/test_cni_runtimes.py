@@ -13,7 +13,7 @@ import pytest
 from pyflannel.lab.node import Node, wait_for
 from support.cni import DEBIANS, plugin
 from support.lab import lab
-from support.runtimes.machine import Machine, image, need
+from support.runtimes.machine import Machine, archive, image, need
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -127,7 +127,7 @@ class Containerd:
         )
         self.machine.daemon("containerd", "containerd", "--config", folder / "containerd.toml")
         assert wait_for(lambda: (folder / "sock").exists(), 20), self.machine.log("containerd")
-        oci = _oci(image(folder), folder)
+        oci = archive(folder, "docker.io/library/bb:1")
         self("images", "import", str(oci))
 
     def __call__(self, *words: str) -> str:
@@ -140,30 +140,6 @@ class Containerd:
             check=False,
         )
         self.machine.off()
-
-
-def _oci(tar: Path, folder: Path) -> Path:
-    """*tar*, one layer, as an image that `ctr images import` takes (docker's save format)."""
-    import hashlib
-    import json
-    import tarfile
-
-    layer = tar.read_bytes()
-    config = json.dumps(
-        {
-            "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sleep", "100000"], "Env": ["PATH=/bin"]},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-        }
-    ).encode()  # fmt: skip
-    (folder / "config.json").write_bytes(config)
-    manifest = [{"Config": "config.json", "RepoTags": ["docker.io/library/bb:1"], "Layers": ["layer.tar"]}]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    made = folder / "image.tar"
-    with tarfile.open(made, "w") as out:
-        out.add(folder / "config.json", "config.json")
-        out.add(tar, "layer.tar")
-        out.add(folder / "manifest.json", "manifest.json")
-    return made
 
 
 def test_containerd() -> None:

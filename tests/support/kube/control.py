@@ -99,7 +99,7 @@ class ControlPlane:
     def kubectl(self, *words: str, stdin: str = "") -> str:
         """What kubectl prints. Raises CalledProcessError with its words."""
         done = subprocess.run(
-            [programs() / "kubectl", "--kubeconfig", str(self.admin_config), *words],
+            [*self._prefix, programs() / "kubectl", "--kubeconfig", str(self.admin_config), *words],
             input=stdin, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:

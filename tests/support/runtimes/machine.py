@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +20,14 @@ import pytest
 from pyflannel.lab.node import Node, wait_for
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-GROUPS = ("docker", "default", "libpod_parent", "conmon")  # runtimes' own, in each of cgroup v1's hierarchies
+GROUPS = (
+    "docker",
+    "default",
+    "libpod_parent",
+    "conmon",
+    "k8s.io",
+    "kubepods",
+)  # runtimes' own, in each of cgroup v1's hierarchies
 
 
 def _groups() -> set[Path]:
@@ -80,6 +90,12 @@ class Machine:
         assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def tried(self, *command: str | Path) -> str:
+        """Its output, if it fails too."""
+        return subprocess.run(
+            self.words(*command), env={"PATH": PATH}, capture_output=True, text=True, check=False, timeout=60
+        ).stdout
+
     def daemon(self, name: str, *command: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start one; it ends with the machine."""
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -129,6 +145,27 @@ def image(folder: Path) -> Path:
             (root / "bin" / name).symlink_to("busybox")
         subprocess.run(["tar", "-C", root, "-cf", tar, "."], check=True)
     return tar
+
+
+def archive(folder: Path, tag: str) -> Path:
+    """`image` under the name *tag*, as `ctr images import` takes (docker's save format)."""
+    tar = image(folder)
+    layer = tar.read_bytes()
+    config = json.dumps(
+        {
+            "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sleep", "100000000"], "Env": ["PATH=/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+        }
+    ).encode()  # fmt: skip
+    (folder / "config.json").write_bytes(config)
+    manifest = [{"Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    made = folder / "image.tar"
+    with tarfile.open(made, "w") as out:
+        out.add(folder / "config.json", "config.json")
+        out.add(tar, "layer.tar")
+        out.add(folder / "manifest.json", "manifest.json")
+    return made
 
 
 def need(*programs: str) -> None:
