@@ -113,14 +113,24 @@ def test_from_waiting_to_deleted(kube: Kube) -> None:
     assert ping.sent > 100
     assert ping.lost == 0
 
-    # A node that is deleted leaves nothing behind on the others.
+    # A node that is deleted leaves nothing behind on the others, and ends its own daemon, as that holds no lease now.
     assert "10.244.2.0/24" in routes(first)
-    second.kill_flanneld()
     kube.plane.kubectl("delete", "node", second.name)
     eventually(lambda: "10.244.2.0/24" not in routes(first))
     assert second.address not in first("bridge fdb show dev flannel.1")
     assert "10.244.2.0" not in first("ip neigh show nud permanent dev flannel.1")
     first.wait_ready()
+    eventually(lambda: not second.running())
+    assert second.stop_flanneld() == 0
+
+    # It comes back under another pod CIDR.
+    kube.join(second, "10.244.3.0/24")
+    second.start_flanneld()
+    second.wait_ready()
+    assert second.subnet_env()["FLANNEL_SUBNET"] == "10.244.3.1/24"
+    eventually(lambda: "10.244.3.0/24" in routes(first))
+    with namespace("pod") as pod:
+        assert "cni0 has the address 10.244.2.1/24, but this node's subnet is 10.244.3.0/24" in add(second, pod)
 
 
 def add(node: Node, pod: Netns) -> str:

@@ -59,6 +59,7 @@ def test_dual_stack_and_what_is_passed_on(host: Host, pod: Netns, version: str) 
     assert done.ok, done.text
     assert [ip["address"] for ip in done.json["ips"]] == ["10.5.72.2/24", "fd00:5:0:72::2/64"]
     assert host.netns.json("ip -j link show dev br7")[0]["mtu"] == 1400
+    assert pod.json("ip -j link show dev eth0")[0]["address"] == runtime["mac"], "the delegate gets runtimeConfig"
     saved = json.loads((host.data_dir / "c1").read_text())
     assert saved["runtimeConfig"] == {"mac": "0a:00:00:00:00:07"}
     assert (saved["ipMasq"], saved["name"], saved["type"]) == (False, "cbr0", "bridge")
