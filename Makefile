@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-PACKAGES := iproute2 iputils-ping nftables iptables etcd-server etcd-client iperf3 procps ethtool clang libbpf-dev systemd-container \
-    containernetworking-plugins strace
+PACKAGES := iproute2 iputils-ping strace nftables iptables etcd-server etcd-client iperf3 procps ethtool clang libbpf-dev systemd-container \
+    containernetworking-plugins
 CARGO := $(shell command -v cargo)
 # Some of cargo's tests need root.
 AS_ROOT := $(if $(SUDO),--config 'target."cfg(all())".runner = "$(SUDO)"')
