@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-PACKAGES := iproute2 iputils-ping nftables iptables etcd-server etcd-client iperf3 procps ethtool clang libbpf-dev systemd-container \
+PACKAGES := iproute2 iputils-ping strace nftables iptables etcd-server etcd-client iperf3 procps ethtool clang libbpf-dev systemd-container \
     containernetworking-plugins
 # Real container runtimes, for tests/runtimes. Their services are not started.
 RUNTIMES := docker.io containerd runc podman conmon busybox-static conntrack containernetworking-plugins
@@ -60,5 +60,6 @@ bench: .venv/.ready
 	$(SUDO) $(BIN)/python bench/netlink.py
 	$(SUDO) $(BIN)/python bench/healing.py
 	$(SUDO) $(BIN)/python bench/control_plane.py
+	$(SUDO) env "PATH=$$PATH" $(BIN)/python bench/cni.py
 	$(SUDO) $(BIN)/python -m bench.dataplane
 	$(SUDO) $(BIN)/python bench/soak.py

@@ -174,6 +174,8 @@ def test_the_chart_and_the_manifest_agree(chart: Chart) -> None:
     assert charted.daemon["volumeMounts"] == plain.daemon["volumeMounts"]
     assert charted.daemon["securityContext"] == plain.daemon["securityContext"]
     assert charted.pod["volumes"] == plain.pod["volumes"]
+    for ours, theirs in zip(charted.pod["initContainers"], plain.pod["initContainers"], strict=True):
+        assert ours == {**theirs, "imagePullPolicy": "IfNotPresent"}
     assert charted.one("ConfigMap")["data"]["cni-conf.json"] == plain.one("ConfigMap")["data"]["cni-conf.json"]
     assert charted.one("ClusterRole")["rules"] == plain.one("ClusterRole")["rules"]
 

@@ -8,12 +8,14 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from pyflannel.lab.etcd_server import EtcdCluster
 from pyflannel.model.errors import LeasePending, StoreError, StoreUnreachable
 from pyflannel.model.lease import Added, Lease, LeaseAttrs, Removed, Snapshot, Subnets
+from pyflannel.store.kubernetes.access import in_cluster
 from pyflannel.store.kubernetes.client import Api
 from pyflannel.store.kubernetes.store import NODES
 from support.kube.cluster import DUAL, KubeCluster, watching
@@ -112,6 +114,21 @@ async def test_the_manifests_rights_are_enough_and_no_more(plane: ControlPlane, 
     stranger = Api(plane.flannel_access.__class__(plane.url))
     with pytest.raises(StoreUnreachable, match="certificate that isn't trusted"):
         await stranger.list(NODES)
+
+
+async def test_a_pods_own_way_in_and_a_token_that_is_replaced(plane: ControlPlane, tmp_path: Path) -> None:
+    parts = urlsplit(plane.url)
+    given = plane.flannel_access
+    assert given.ca is not None
+    assert given.token is not None
+    (tmp_path / "ca.crt").write_text(given.ca.read())
+    (tmp_path / "token").write_text("expired")
+    where = {"KUBERNETES_SERVICE_HOST": str(parts.hostname), "KUBERNETES_SERVICE_PORT": str(parts.port)}
+    api = Api(in_cluster(where, tmp_path))
+    with pytest.raises(StoreUnreachable, match="says 401 to GET"):
+        await api.list(NODES)
+    (tmp_path / "token").write_text(given.token.read())
+    await api.list(NODES)
 
 
 async def test_the_controller_manager_gives_what_is_waited_for(plane: ControlPlane, cluster: KubeCluster) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -111,3 +112,34 @@ class Host:
         text = json.dumps({**self.config, **(config or {})}) if stdin is None else stdin
         out, err = child.communicate(text, timeout=60)
         return Answer(child.returncode, out, err)
+
+
+def left(host: Host) -> list[str]:
+    """What the plugin and its delegates still keep: state files, addresses of the IPAM, veths (those of a namespace
+    that was just removed go a moment later)."""
+    for _ in range(40):
+        if not host.netns.json("ip -j link show type veth"):
+            break
+        time.sleep(0.005)
+    ipam = host.folder / "ipam" / "cbr0"
+    kept = [path.name for path in host.data_dir.iterdir()] if host.data_dir.exists() else []
+    kept += [path.name for path in ipam.iterdir() if path.name[0].isdigit()] if ipam.exists() else []
+    return kept + [link["ifname"] for link in host.netns.json("ip -j link show type veth")]
+
+
+SPOKEN = """#!/bin/sh
+if [ "$CNI_COMMAND" = VERSION ]; then exit; fi
+cat >> {log}; echo "$CNI_COMMAND" >> {log}
+{answer}
+"""
+
+
+def speaking(folder: Path, answer: str) -> tuple[Path, str]:
+    """A delegate that knows CNI 1.1.0, which none of Debian's does: its log and a CNI_PATH with it."""
+    programs, log = folder / "programs", folder / "log"
+    programs.mkdir(exist_ok=True)
+    log.unlink(missing_ok=True)
+    for name in ("bridge", "host-local"):
+        (programs / name).write_text(SPOKEN.format(log=log, answer=answer))
+        (programs / name).chmod(0o755)
+    return log, str(programs)

@@ -40,12 +40,10 @@ pub fn settle(config: &mut Map<String, Value>, env: &SubnetEnv, mend: bool) -> R
     )))
 }
 
-/// The address in the way, if there is one: an IPv4 address that isn't the gateway's.
+/// The address in the way, if there is one: an IPv4 address before the gateway's, where `bridge` looks no further.
 fn leftover(addresses: &[(IpAddr, u8)], subnet: Net) -> Option<String> {
-    if addresses.contains(&(subnet.gateway(), subnet.len)) {
-        return None;
-    }
-    addresses.iter().find(|(ip, _)| ip.is_ipv4()).map(|(ip, len)| format!("{ip}/{len}"))
+    let first = addresses.iter().find(|(ip, _)| ip.is_ipv4())?;
+    (*first != (subnet.gateway(), subnet.len)).then(|| format!("{}/{}", first.0, first.1))
 }
 
 /// The IPv4 addresses of device `name`, with their prefix lengths.
@@ -93,7 +91,8 @@ mod tests {
         let at = |text: &str, len| (text.parse().unwrap(), len);
         assert_eq!(leftover(&[], subnet), None);
         assert_eq!(leftover(&[at("10.5.72.1", 24)], subnet), None);
-        assert_eq!(leftover(&[at("10.9.9.1", 24), at("10.5.72.1", 24)], subnet), None);
+        assert_eq!(leftover(&[at("10.5.72.1", 24), at("10.9.9.1", 24)], subnet), None);
+        assert_eq!(leftover(&[at("10.9.9.1", 24), at("10.5.72.1", 24)], subnet), Some("10.9.9.1/24".into()));
         assert_eq!(leftover(&[at("10.9.9.1", 24)], subnet), Some("10.9.9.1/24".into()));
         assert_eq!(leftover(&[at("10.5.72.1", 16)], subnet), Some("10.5.72.1/16".into()));
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 pub const SUPPORTED: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 const DATA_DIR: &str = "/var/lib/cni/flannel";
+pub const VALID: &str = "cni.dev/valid-attachments";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -85,7 +86,8 @@ pub struct Config {
     pub ipam: Map<String, Value>,
     pub runtime_config: Option<Value>,
     pub mend_bridge: bool,
-    pub valid_attachments: Vec<(String, String)>,
+    /// GC's list, as it was given.
+    pub valid: Value,
 }
 
 impl Config {
@@ -129,34 +131,46 @@ impl Config {
             data_dir: path("dataDir", DATA_DIR)?,
             delegate: object_of(&fields, "delegate")?,
             ipam: object_of(&fields, "ipam")?,
-            runtime_config: fields.get("runtimeConfig").filter(|value| !value.is_null()).cloned(),
-            mend_bridge: match fields.get("mendBridge") {
+            runtime_config: field(&fields, "runtimeConfig").filter(|value| !value.is_null()).cloned(),
+            mend_bridge: match field(&fields, "mendBridge") {
                 None | Some(Value::Null) => false,
                 Some(Value::Bool(found)) => *found,
                 Some(other) => return Err(wrong("mendBridge", other, "true or false", CONFIG)),
             },
-            valid_attachments: attachments(&fields)?,
+            valid: match (command, field(&fields, VALID)) {
+                (Command::Gc, None) => {
+                    let msg = format!("{VALID} is missing: GC takes down all that isn't in that list");
+                    return Err(Error::new(CONFIG, msg));
+                }
+                (_, found) => found.cloned().unwrap_or_default(),
+            },
             version,
             name,
         })
     }
+
+    /// The attachments that GC is to leave: container and interface. null is Go's empty list.
+    pub fn valid_attachments(&self) -> Result<Vec<(String, String)>> {
+        let pair = |each: &Value| {
+            let word = |name: &str| each.get(name).and_then(Value::as_str).map(String::from);
+            Some((word("containerID")?, word("ifname")?))
+        };
+        let found = match &self.valid {
+            Value::Null => Some(Vec::new()),
+            Value::Array(list) => list.iter().map(pair).collect(),
+            _ => None,
+        };
+        found.ok_or_else(|| wrong(VALID, &self.valid, "a list of objects with containerID and ifname", CONFIG))
+    }
 }
 
-fn attachments(fields: &Map<String, Value>) -> Result<Vec<(String, String)>> {
-    let key = "cni.dev/valid-attachments";
-    let Some(value) = fields.get(key).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
-    let pair = |each: &Value| {
-        let word = |name: &str| each.get(name).and_then(Value::as_str).map(String::from);
-        Some((word("containerID")?, word("ifname")?))
-    };
-    value
-        .as_array()
-        .and_then(|each| each.iter().map(pair).collect())
-        .ok_or_else(|| wrong(key, value, "a list of objects with containerID and ifname", CONFIG))
+/// The value of `key`, in whichever case it is written: Go's JSON, and so flannel's plugin, takes any.
+fn field<'a>(fields: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    fields.get(key).or_else(|| fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value))
 }
 
 fn text_of(fields: &Map<String, Value>, key: &str, code: u64) -> Result<String> {
-    match fields.get(key) {
+    match field(fields, key) {
         None | Some(Value::Null) => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(wrong(key, other, "a string", code)),
@@ -164,7 +178,7 @@ fn text_of(fields: &Map<String, Value>, key: &str, code: u64) -> Result<String> 
 }
 
 fn object_of(fields: &Map<String, Value>, key: &str) -> Result<Map<String, Value>> {
-    match fields.get(key) {
+    match field(fields, key) {
         None | Some(Value::Null) => Ok(Map::new()),
         Some(Value::Object(found)) => Ok(found.clone()),
         Some(other) => Err(wrong(key, other, "an object", CONFIG)),
@@ -232,6 +246,10 @@ mod tests {
         let parse = |text: &str, command| Config::parse(text.as_bytes(), command);
         let config = parse(r#"{"name":"cbr0","type":"flannel"}"#, Command::Add).unwrap();
         assert_eq!(config.subnet_file, PathBuf::from(SUBNET_FILE));
+        let config =
+            parse(r#"{"NAME":"a","SubnetFile":"/f","datadir":"/d","Delegate":{"mtu":1}}"#, Command::Add).unwrap();
+        assert_eq!((config.name.as_str(), config.subnet_file, config.data_dir), ("a", "/f".into(), "/d".into()));
+        assert_eq!(config.delegate["mtu"], 1);
         for (text, command, code, word) in [
             ("{", Command::Add, 6, "no JSON"),
             ("[]", Command::Add, 6, "no JSON object"),
@@ -239,6 +257,7 @@ mod tests {
             (r#"{"cniVersion":"9.0.0","name":"a"}"#, Command::Add, 1, "9.0.0"),
             (r#"{"cniVersion":"0.3.1","name":"a"}"#, Command::Check, 1, "0.4.0 or later for CHECK"),
             (r#"{"cniVersion":"1.0.0","name":"a"}"#, Command::Gc, 1, "1.1.0 or later for GC"),
+            (r#"{"cniVersion":"1.1.0","name":"a"}"#, Command::Gc, 7, "cni.dev/valid-attachments is missing"),
             (r#"{}"#, Command::Del, 7, "name"),
             (r#"{"name":"a/b"}"#, Command::Del, 7, "a/b"),
             (r#"{"name":"a","delegate":[]}"#, Command::Add, 7, "delegate is []"),

@@ -23,8 +23,20 @@ pub fn find(name: &str, path: &str) -> Result<PathBuf> {
     })
 }
 
-/// Ask the delegate named by `config`. Its own error is passed through, code and message.
+/// Have the delegate named by `config` do an ADD or DEL; one that ends at CNI 1.0.0 (many a distribution's) is asked again
+/// in that. It refuses a version before it does anything, and a 1.0.0 result is a 1.1.0 one.
 pub fn run(command: &str, call: &Call, config: &Map<String, Value>) -> Result<Vec<u8>> {
+    let done = ask(command, call, config);
+    if config.get("cniVersion") != Some(&"1.1.0".into()) || !done.as_ref().is_err_and(|error| error.code == VERSION) {
+        return done;
+    }
+    let mut older = config.clone();
+    older.insert("cniVersion".into(), "1.0.0".into());
+    ask(command, call, &older)
+}
+
+/// Run the delegate named by `config` once. Its own error is passed through, code and message.
+pub fn ask(command: &str, call: &Call, config: &Map<String, Value>) -> Result<Vec<u8>> {
     let name = config.get("type").and_then(Value::as_str).unwrap_or_default();
     let program = find(name, &call.path)?;
     let text = Value::Object(config.clone()).to_string();
@@ -56,11 +68,6 @@ pub fn run(command: &str, call: &Call, config: &Map<String, Value>) -> Result<Ve
         return Ok(done.stdout);
     }
     Err(refusal(name, &done.stdout, &String::from_utf8_lossy(&done.stderr), &done.status.to_string()))
-}
-
-/// Whether `error` says that the delegate doesn't know the config's version.
-pub fn too_old(error: &Error) -> bool {
-    error.code == VERSION
 }
 
 fn refusal(name: &str, stdout: &[u8], stderr: &str, status: &str) -> Error {

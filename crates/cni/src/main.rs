@@ -8,12 +8,14 @@ mod call;
 mod cause;
 mod delegate;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod generate;
 mod state;
 mod subnet_env;
 
 use call::{Call, Command, Config, SUPPORTED};
-use error::{Error, IO, OTHER, Result, SAME_NETNS, TRY_AGAIN, UNAVAILABLE};
+use error::{ENVIRONMENT, Error, IO, OTHER, Result, SAME_NETNS, TRY_AGAIN, UNAVAILABLE, VERSION};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -23,12 +25,13 @@ use subnet_env::SubnetEnv;
 const CONFIG_MOST: u64 = 4 << 20;
 
 fn main() -> ExitCode {
-    let Ok(word) = std::env::var("CNI_COMMAND") else {
+    let word = std::env::var_os("CNI_COMMAND").unwrap_or_default();
+    if word.is_empty() {
         eprintln!("CNI plugin flannel {} (pyflannel)", env!("CARGO_PKG_VERSION"));
         eprintln!("CNI protocol versions supported: {}", SUPPORTED.join(", "));
         return ExitCode::SUCCESS;
-    };
-    let done = answer(&word).and_then(|text| {
+    }
+    let done = answer(&word.to_string_lossy()).and_then(|text| {
         let mut out = std::io::stdout();
         out.write_all(&text).and_then(|()| out.flush()).map_err(|why| Error::new(IO, format!("stdout: {why}")))
     });
@@ -70,14 +73,8 @@ fn add(call: &Call, config: &Config) -> Result<Vec<u8>> {
     bridge::settle(&mut wanted, &env, config.mend_bridge)?;
     delegate::find(wanted["type"].as_str().unwrap_or_default(), &call.path)?;
     state::save(&config.data_dir, &call.container, &call.ifname, &wanted)?;
-    let mut done = delegate::run("ADD", call, &wanted);
-    if config.version == "1.1.0" && done.as_ref().is_err_and(delegate::too_old) {
-        // Nothing was done yet; the delegates of many a distribution end at 1.0.0, whose results are 1.1.0's, too.
-        wanted.insert("cniVersion".into(), "1.0.0".into());
-        state::save(&config.data_dir, &call.container, &call.ifname, &wanted)?;
-        done = delegate::run("ADD", call, &wanted);
-    }
-    let mut result: Value = serde_json::from_slice(&done?)
+    let done = delegate::run("ADD", call, &wanted)?;
+    let mut result: Value = serde_json::from_slice(&done)
         .map_err(|why| Error::new(OTHER, format!("the delegate's result is no JSON: {why}")))?;
     let named = result.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
     if (named.is_empty() || config.version == "1.1.0") && result.is_object() && !config.version.is_empty() {
@@ -89,7 +86,17 @@ fn add(call: &Call, config: &Config) -> Result<Vec<u8>> {
 /// Needs neither the daemon nor subnet.env; what isn't there any more is done.
 fn del(call: &Call, config: &Config) -> Result<()> {
     let Some(saved) = state::load(&config.data_dir, &call.container, &call.ifname)? else { return Ok(()) };
-    delegate::run("DEL", call, &saved.config)?;
+    let wanted = match &saved.config {
+        Some(config) => config.clone(),
+        // Half a file, of flannel's plugin or a power cut: what the delegate needs of it can be made again.
+        None => generate::delegate(config, &subnet_env(config, TRY_AGAIN)?)?,
+    };
+    let mut call = call.clone();
+    if is_own_netns(&call.netns) {
+        // The container's is gone, and its path (/proc/PID/ns/net) means the host's by now, whose eth0 must stay.
+        call.netns.clear();
+    }
+    delegate::run("DEL", &call, &wanted)?;
     saved.forget()
 }
 
@@ -104,7 +111,7 @@ fn check(call: &Call, config: &Config) -> Result<()> {
     }
 }
 
-/// Could an ADD succeed? The spec's code 50 says no.
+/// Could an ADD succeed? The spec's code 50 says no. The delegate is asked, too.
 fn status(call: &Call, config: &Config) -> Result<()> {
     let env = subnet_env(config, UNAVAILABLE)?;
     let mut wanted = generate::delegate(config, &env).map_err(unavailable)?;
@@ -112,25 +119,42 @@ fn status(call: &Call, config: &Config) -> Result<()> {
     for plugin in [&wanted["type"], &wanted["ipam"]["type"]] {
         delegate::find(plugin.as_str().unwrap_or_default(), &call.path).map_err(unavailable)?;
     }
-    Ok(())
+    or_not_known(delegate::ask("STATUS", call, &wanted))
 }
 
-/// Take down what is kept of this network and isn't among the valid attachments.
+/// Take down what is kept of this network and isn't among the valid attachments; then let the delegate do likewise.
 fn gc(call: &Call, config: &Config) -> Result<()> {
-    let valid = &config.valid_attachments;
+    let valid = config.valid_attachments()?;
     let mut failed = Vec::new();
     for saved in state::all(&config.data_dir) {
-        let ours = saved.config.get("name").and_then(Value::as_str) == Some(&config.name);
+        let kept = saved.config.clone().unwrap_or_default();
+        let ours = kept.get("name").and_then(Value::as_str) == Some(&config.name);
         if !ours || valid.contains(&(saved.container.clone(), saved.ifname.clone())) {
             continue;
         }
         let (container, ifname) = (saved.container.clone(), saved.ifname.clone());
         let stale = Call { container, ifname, netns: String::new(), path: call.path.clone() };
-        if let Err(error) = delegate::run("DEL", &stale, &saved.config).and_then(|_| saved.forget()) {
+        if let Err(error) = delegate::run("DEL", &stale, &kept).and_then(|_| saved.forget()) {
             failed.push(format!("{}: {}", saved.container, error.msg));
         }
     }
+    // An IPAM plugin may hold addresses of containers that we know nothing of (any more).
+    if let Ok(env) = subnet_env(config, OTHER) {
+        let mut wanted = generate::delegate(config, &env)?;
+        wanted.insert(call::VALID.into(), config.valid.clone());
+        if let Err(error) = or_not_known(delegate::ask("GC", call, &wanted)) {
+            failed.push(error.msg);
+        }
+    }
     if failed.is_empty() { Ok(()) } else { Err(Error::new(OTHER, failed.join("; "))) }
+}
+
+/// STATUS and GC are new in 1.1.0: a delegate that doesn't know them has nothing to say.
+fn or_not_known(done: Result<Vec<u8>>) -> Result<()> {
+    match done {
+        Err(error) if error.code == VERSION || error.code == ENVIRONMENT => Ok(()),
+        other => other.map(|_| ()),
+    }
 }
 
 fn subnet_env(config: &Config, code: u64) -> Result<SubnetEnv> {
@@ -148,18 +172,23 @@ fn unavailable(error: Error) -> Error {
 
 /// A container in the host's own network namespace would have its devices made in the host's.
 fn refuse_own_netns(netns: &str) -> Result<()> {
-    let wanted = std::env::var("CNI_NETNS_OVERRIDE").unwrap_or_default();
-    if wanted == "1" || wanted.eq_ignore_ascii_case("true") {
-        return Ok(());
-    }
-    let (Ok(theirs), Ok(ours)) = (std::fs::metadata(netns), std::fs::metadata("/proc/self/ns/net")) else {
-        return Ok(());
-    };
-    if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
+    if is_own_netns(netns) {
         let msg = format!("CNI_NETNS {netns:?} is the namespace this plugin runs in, expected the container's");
         return Err(Error::new(SAME_NETNS, msg));
     }
     Ok(())
+}
+
+/// Whether `netns` is the one we are in; never with CNI_NETNS_OVERRIDE.
+fn is_own_netns(netns: &str) -> bool {
+    let wanted = std::env::var("CNI_NETNS_OVERRIDE").unwrap_or_default();
+    if wanted == "1" || wanted.eq_ignore_ascii_case("true") {
+        return false;
+    }
+    let (Ok(theirs), Ok(ours)) = (std::fs::metadata(netns), std::fs::metadata("/proc/self/ns/net")) else {
+        return false;
+    };
+    (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino())
 }
 
 /// JSON as flannel's plugin prints it: indented by four spaces.

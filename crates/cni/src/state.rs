@@ -3,7 +3,7 @@
 //! An attachment on eth0 is kept under flannel's name, `<dataDir>/<container id>`, so that either plugin can take down
 //! what the other set up; others under `<container id>@<interface>`, so that two attachments don't overwrite each other.
 
-use crate::error::{Error, IO, OTHER, Result};
+use crate::error::{Error, IO, Result};
 use serde_json::{Map, Value};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 
 const FLANNELS: &str = "eth0";
 
-/// One attachment's file, read.
+/// One attachment's file, read. Without a config if it holds none: flannel's plugin writes in place, and may be killed.
 #[derive(Debug)]
 pub struct Saved {
     pub container: String,
     pub ifname: String,
-    pub config: Map<String, Value>,
+    pub config: Option<Map<String, Value>>,
     path: PathBuf,
     /// False if the file may be another interface's: then it isn't ours to remove.
     ours: bool,
@@ -25,7 +25,7 @@ pub struct Saved {
 
 pub fn save(folder: &Path, container: &str, ifname: &str, config: &Map<String, Value>) -> Result<()> {
     let path = folder.join(file_name(container, ifname));
-    let new = folder.join(format!(".{}.{}", file_name(container, ifname), std::process::id()));
+    let new = half(&path); // one name: nobody ADDs one attachment twice at a time, and a killed ADD's is found by DEL
     let text = Value::Object(config.clone()).to_string();
     let write = || {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -45,12 +45,15 @@ pub fn save(folder: &Path, container: &str, ifname: &str, config: &Map<String, V
 pub fn load(folder: &Path, container: &str, ifname: &str) -> Result<Option<Saved>> {
     let exact = folder.join(file_name(container, ifname));
     match read(&exact, container, ifname, true)? {
-        None if ifname != FLANNELS => read(&folder.join(container), container, ifname, false),
+        None => {
+            let _ = fs::remove_file(half(&exact)); // a killed ADD's, from before anything was made
+            if ifname == FLANNELS { Ok(None) } else { read(&folder.join(container), container, ifname, false) }
+        }
         found => Ok(found),
     }
 }
 
-/// Everything kept, and unreadable files left out.
+/// Everything kept; what can't be read is left out.
 pub fn all(folder: &Path) -> Vec<Saved> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -68,6 +71,7 @@ impl Saved {
         if !self.ours {
             return Ok(());
         }
+        let _ = fs::remove_file(half(&self.path));
         match fs::remove_file(&self.path) {
             Err(why) if why.kind() != ErrorKind::NotFound => {
                 Err(Error::new(IO, format!("{} can't be removed: {why}", self.path.display())))
@@ -83,15 +87,20 @@ fn read(path: &Path, container: &str, ifname: &str, ours: bool) -> Result<Option
         Err(why) if why.kind() == ErrorKind::NotFound => return Ok(None),
         Err(why) => return Err(Error::new(IO, format!("{} can't be read: {why}", path.display()))),
     };
-    match serde_json::from_slice(&text) {
-        Ok(Value::Object(config)) => {
-            Ok(Some(Saved { container: container.into(), ifname: ifname.into(), config, path: path.into(), ours }))
-        }
-        _ => {
-            let out = "what the container had can't be taken down by it: remove the file once the container is gone";
-            Err(Error::new(OTHER, format!("{} is no JSON object; {out}", path.display())))
-        }
-    }
+    let (container, ifname, config) = (container.into(), ifname.into(), parse(&text));
+    Ok(Some(Saved { container, ifname, config, path: path.into(), ours }))
+}
+
+/// The config in a file's text, if it holds one.
+pub fn parse(text: &[u8]) -> Option<Map<String, Value>> {
+    let Ok(Value::Object(config)) = serde_json::from_slice(text) else { return None };
+    config.get("type").is_some_and(Value::is_string).then_some(config)
+}
+
+/// Where a file is written before it gets its name.
+fn half(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}"))
 }
 
 fn file_name(container: &str, ifname: &str) -> String {
@@ -121,7 +130,7 @@ mod tests {
         assert_eq!(fs::read_to_string(folder.join("c")).unwrap(), r#"{"type":"bridge"}"#);
         assert_eq!(all(&folder).len(), 2);
         let net1 = load(&folder, "c", "net1").unwrap().unwrap();
-        assert_eq!(net1.config["type"], "macvlan");
+        assert_eq!(net1.config.as_ref().unwrap()["type"], "macvlan");
         net1.forget().unwrap();
         net1.forget().unwrap();
         // What is left might be flannel's plugin's file of net1, or eth0's: it is used, and stays.
@@ -134,11 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn unreadable() {
-        let folder = folder("bad");
+    fn half_a_file() {
+        let folder = folder("half");
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("c"), "{").unwrap();
-        assert!(load(&folder, "c", "eth0").unwrap_err().msg.contains("no JSON object"));
+        for text in ["", "{", "{}", "[]", r#"{"type":1}"#] {
+            fs::write(folder.join("c"), text).unwrap();
+            assert!(load(&folder, "c", "eth0").unwrap().unwrap().config.is_none(), "{text}");
+        }
+        fs::write(folder.join(".c"), "{").unwrap();
+        load(&folder, "c", "eth0").unwrap().unwrap().forget().unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        fs::write(folder.join(".c"), "{").unwrap();
+        assert!(load(&folder, "c", "eth0").unwrap().is_none());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from pyflannel import __version__
@@ -42,7 +44,7 @@ def _run(options: Options) -> int:
     except (asyncio.CancelledError, KeyboardInterrupt):
         return 0
     except FlannelError as error:
-        log.error("%s", error)
+        _last_words(options, str(error))
         return 2 if isinstance(error, UsageError) else 1
     except PermissionError as error:
         log.error("flanneld needs root, or the capability CAP_NET_ADMIN: %s", error)
@@ -53,10 +55,19 @@ def _run(options: Options) -> int:
                 log.error("%s. Everything in the kernel stays; a restart takes a new lease", cause)
                 return 0
             if isinstance(cause, FlannelError):
-                log.error("%s", cause)
+                _last_words(options, str(cause))
                 return 1
         raise
     return 0
+
+
+def _last_words(options: Options, text: str) -> None:
+    """Log why we end, and leave it for the CNI plugin, which is asked for pods while nobody is here to tell."""
+    from pyflannel.wire.files import write_atomically
+
+    log.error("%s", text)
+    with contextlib.suppress(OSError):
+        write_atomically(Path(options.subnet_file).with_suffix(".error"), f"{text}\n", 0o644)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

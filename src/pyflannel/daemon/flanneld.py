@@ -7,6 +7,7 @@ told, only after the peers' rows have been written.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import random
@@ -162,6 +163,8 @@ class Flanneld:
                 await self._first_snapshot()
             await reconciler.settle()
             self._write_subnet_env(started)
+            with contextlib.suppress(OSError):
+                self._subnet_file.with_suffix(".error").unlink()  # an earlier run's last words
             self.health.starting = None
             log.info("ready after %.2f s", time.monotonic() - self._began)
             systemd.notify("READY=1", f"STATUS={lease.subnets} over {backend.type}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pyflannel.model.errors import ConfigError, StoreError, StoreUnreachable
+from pyflannel.model.errors import StoreError, StoreUnreachable
 from pyflannel.model.lease import Added, LeaseAttrs, Removed, Snapshot, Subnets
-from pyflannel.store.kubernetes.access import Access, Pem, at_url, from_kubeconfig, in_cluster
+from pyflannel.store.kubernetes.access import Access, Pem
 from pyflannel.store.kubernetes.client import Api
 from pyflannel.store.kubernetes.store import NODES
 from support.kube.cluster import KubeCluster, watching
@@ -119,6 +118,132 @@ async def test_a_bookmark_saves_the_list(api: FakeApi, cluster: KubeCluster) -> 
     assert asked(api, "watch")[0]["allowWatchBookmarks"] == "true"
 
 
+class Pauses:
+    """Instead of the store's pauses: noted, and short."""
+
+    def __init__(self) -> None:
+        self.taken: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.taken.append(seconds)
+        await asyncio.sleep(0.001)
+
+    async def at_least(self, count: int) -> None:
+        while len(self.taken) < count:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_server_is_heard_as_soon_as_it_takes_the_watch(api: FakeApi, cluster: KubeCluster) -> None:
+    """Nothing may happen for minutes: readiness doesn't wait for that."""
+    await cluster.peer(1)
+    store = cluster.store("elsewhere", sleep=brief)
+    async with watching(store) as events:
+        await events.next()
+        await api.stop()
+        later = asyncio.create_task(events.next())
+        while store.contact.trouble is None:
+            await asyncio.sleep(0.01)
+        await api.start()
+        async with asyncio.timeout(10):
+            while store.contact.trouble is not None:
+                await asyncio.sleep(0.01)
+        assert not later.done()
+        await cluster.peer(2)
+        assert isinstance(await later, Added)
+
+
+async def test_watches_that_end_at_once_are_not_a_storm(api: FakeApi, cluster: KubeCluster) -> None:
+    await cluster.peer(1)
+    pauses = Pauses()
+    async with watching(cluster.store("elsewhere", sleep=pauses)) as events:
+        await events.next()
+        api.hasty = True
+        await api.cut()
+        later = asyncio.create_task(events.next())
+        await pauses.at_least(8)
+        assert max(pauses.taken) > 2.5, "it doesn't wait longer each time"
+        assert len(asked(api, "watch")) <= len(pauses.taken) + 2
+        api.hasty = False
+        await cluster.peer(2)
+        assert isinstance(await later, Added)
+    assert len(asked(api, "list")) == 1
+
+
+async def test_a_server_that_forgets_everything_is_not_stormed_with_lists(api: FakeApi, cluster: KubeCluster) -> None:
+    await cluster.peer(1)
+    pauses = Pauses()
+    async with watching(cluster.store("elsewhere", sleep=pauses)) as events:
+        await events.next()
+        await api.expire(ever=True)
+
+        async def until_added() -> Added:
+            while not isinstance(event := await events.next(), Added):
+                assert isinstance(event, Snapshot)
+            return event
+
+        later = asyncio.create_task(until_added())
+        await pauses.at_least(8)
+        assert len(asked(api, "list")) <= len(pauses.taken) + 2
+        assert max(pauses.taken) > 2.5
+        await api.expire(ever=False)
+        while not later.done():  # a snapshot may hold it already
+            await cluster.peer(2)
+            await asyncio.sleep(0.05)
+        assert (await later).lease.subnets == Subnets(IPv4Network("10.244.2.0/24"))
+
+
+async def test_what_we_cant_publish_makes_us_not_deaf(
+    api: FakeApi, cluster: KubeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = await cluster.peer(1)
+    store = cluster.store(name, sleep=brief)
+    lease = await store.acquire(MINE, None)
+    node = api.nodes[name]
+    node["metadata"]["annotations"]["flannel.alpha.coreos.com/public-ip"] = "10.9.9.9"
+    await api.change("MODIFIED", node)
+    api.forbidden = {"patch"}
+    async with watching(store) as events:
+        assert await events.next() == Snapshot((lease,))
+        api.forbidden = set()
+        await cluster.peer(2)
+        assert isinstance(await events.next(), Added)
+        assert "can't be written: the API server says 403" in caplog.text
+        await cluster.annotate(name, unrelated="x")
+        assert await events.none()
+    assert (await cluster.flannels(name))["public-ip"] == "192.168.7.99"
+
+
+async def test_events_are_told_again_before_they_are_forgotten(api: FakeApi, cluster: KubeCluster) -> None:
+    now = 0.0
+    name = await cluster.add()
+    store = cluster.store(name, monotonic=lambda: now)
+
+    async def told(at: float) -> int:
+        nonlocal now
+        now = at
+        with pytest.raises(StoreError, match="podCIDR"):
+            await store.acquire(MINE, None)
+        return len(api.events)
+
+    api.forbidden = {"events"}
+    assert await told(0) == 0
+    api.forbidden = set()
+    assert await told(59) == 0, "not each second"
+    assert await told(61) == 1
+    assert await told(1800) == 1
+    assert await told(1862) == 2
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 503])
+async def test_what_passes_is_tried_again(api: FakeApi, cluster: KubeCluster, status: int) -> None:
+    """409: the kubelet wrote the node at that moment; a daemon doesn't end over that."""
+    name = await cluster.add("10.244.1.0/24")
+    api.refusal = status
+    api.broken = 1
+    with pytest.raises(StoreUnreachable, match=str(status)):
+        await cluster.store(name).acquire(MINE, None)
+
+
 async def test_forbidden_is_said_and_retried(
     api: FakeApi, cluster: KubeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -165,10 +290,11 @@ async def test_a_list_is_read_in_chunks(api: FakeApi, cluster: KubeCluster) -> N
 
     before, client.PAGE = client.PAGE, 5
     try:
-        found, _ = await cluster.admin.list(NODES)
+        found, _ = await cluster.admin.list(NODES, keep=lambda node: {"metadata": {"name": node["metadata"]["name"]}})
     finally:
         client.PAGE = before
     assert len({node["metadata"]["name"] for node in found}) == 11
+    assert all(list(node) == ["metadata"] for node in found), "a page's other fields are let go of"
     assert [query.get("continue") for query in asked(api, "list")] == [None, "5", "10"]
 
 
@@ -228,73 +354,3 @@ async def test_what_is_no_api_server(answer: bytes, text: str) -> None:
             await Api(Access(f"http://127.0.0.1:{port}")).get(NODES)
     finally:
         server.close()
-
-
-# Access
-
-
-def kubeconfig(path: Path, user: str, server: str = "https://10.0.0.1:6443", current: str = "c") -> Path:
-    path.write_text(
-        f"""
-apiVersion: v1
-kind: Config
-current-context: "{current}"
-contexts: [{{name: c, context: {{cluster: k, user: u}}}}]
-clusters: [{{name: k, cluster: {{server: "{server}", certificate-authority: ca.crt}}}}]
-users: [{{name: u, user: {user}}}]
-"""
-    )
-    return path
-
-
-def test_kubeconfig(tmp_path: Path) -> None:
-    path = kubeconfig(tmp_path / "config", "{token: abc}")
-    assert from_kubeconfig(path) == Access("https://10.0.0.1:6443", Pem(tmp_path / "ca.crt"), token=Pem(text="abc"))
-    assert from_kubeconfig(path, "https://10.0.0.2:6443/").url == "https://10.0.0.2:6443"
-    data = base64.b64encode(b"PEM").decode()
-    found = from_kubeconfig(
-        kubeconfig(path, f"{{client-certificate-data: {data}, client-key: k.pem, tokenFile: sub/token}}")
-    )
-    assert (found.cert, found.key, found.token) == (
-        Pem(text="PEM"), Pem(tmp_path / "k.pem"), Pem(tmp_path / "sub/token"),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"user": "{exec: {command: aws}}"}, "user u's exec is .*kubectl create token"),
-        ({"user": "{token: a}", "current": "d"}, 'current-context is "d", expected one of: c'),
-        ({"user": "{token: a}", "current": ""}, "current-context is missing"),
-        ({"user": "{token: a}", "server": "10.0.0.1"}, 'server is "10.0.0.1", expected https://host:port'),
-        ({"user": "{token: a}", "server": "https://a:b@h:1"}, "expected https://host:port"),
-        ({"user": "{client-certificate-data: '%%'}"}, "client-certificate-data"),
-        ({"user": "{{"}, "expected a kubeconfig"),
-    ],
-)
-def test_a_kubeconfig_that_is_wrong(tmp_path: Path, changes: dict[str, str], text: str) -> None:
-    with pytest.raises(ConfigError, match=text) as error:
-        from_kubeconfig(kubeconfig(tmp_path / "config", **changes))
-    assert "%%" not in str(error.value), "a key's text is a secret"
-
-
-def test_a_kubeconfig_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--kubeconfig-file"):
-        from_kubeconfig(tmp_path / "nothing")
-    (tmp_path / "list").write_text("- a\n")
-    with pytest.raises(ConfigError, match="clusters, users and contexts"):
-        from_kubeconfig(tmp_path / "list")
-    with pytest.raises(ConfigError, match="--kube-api-url"):
-        at_url("kubernetes")
-
-
-def test_in_cluster(tmp_path: Path) -> None:
-    where = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
-    with pytest.raises(ConfigError, match="--kubeconfig-file or --kube-api-url"):
-        in_cluster(where, tmp_path)
-    (tmp_path / "token").write_text("abc\n")
-    found = in_cluster(where, tmp_path)
-    assert found.url == "https://[fd00::1]:443"
-    assert found.headers() == {"Authorization": "Bearer abc"}
-    with pytest.raises(ConfigError, match="KUBERNETES_SERVICE_HOST is missing"):
-        in_cluster({}, tmp_path)

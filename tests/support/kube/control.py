@@ -51,6 +51,14 @@ class ControlPlane:
         """As the manifest's service account, with the manifest's rights and no more."""
         return Access(self.url, Pem(self.pki.path("ca.crt")), token=Pem(self._folder / "token"))
 
+    @property
+    def flannel_config(self) -> Path:
+        """A kubeconfig for the same."""
+        text, _, _ = self.admin_config.read_text().partition("users:")
+        path = self._folder / "flannel.kubeconfig"
+        path.write_text(f'{text}users:\n- {{name: admin, user: {{tokenFile: "{self._folder}/token"}}}}\n')
+        return path
+
     def start(self) -> None:
         """Up to the point where the API server is ready and flannel's service account exists."""
         self.start_api()

@@ -33,7 +33,8 @@ class FakeApi:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.token = ""  # asked for if set
         self.forbidden: set[str] = set()  # verbs
-        self.broken = 0  # so many requests are answered with 503
+        self.broken, self.refusal = 0, 503  # so many requests are answered with that
+        self.hasty = False  # each watch ends as soon as it has begun
         self._revision, self._oldest = 100, 100
         self._changed = asyncio.Condition()
         self._generation = 0
@@ -86,6 +87,11 @@ class FakeApi:
         self._bookmarks += 1
         await self._wake()
 
+    async def expire(self, *, ever: bool) -> None:
+        """Answer every watch with 410 from now on, or no longer (not *ever*)."""
+        self._oldest = 1 << 40 if ever else self._revision
+        await self.cut()
+
     async def compact(self) -> None:
         """Forget the changes up to now, as etcd does every five minutes."""
         self._revision += 1
@@ -115,7 +121,7 @@ class FakeApi:
         self.requests.append((verb, request.url.path, dict(request.query_params)))
         if self.broken:
             self.broken -= 1
-            return _status(503, "apiserver is starting")
+            return _status(self.refusal, "apiserver is starting")
         if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
             return _status(401, "Unauthorized")
         if verb in self.forbidden:
@@ -149,7 +155,7 @@ class FakeApi:
 
     async def _watch(self, since: int, only: str | None, marks: bool) -> AsyncIterator[bytes]:
         generation, marked = self._generation, self._bookmarks
-        while generation == self._generation:
+        while generation == self._generation and not self.hasty:
             for revision, kind, node in list(self.log):
                 if revision > since:
                     since = revision

@@ -73,15 +73,21 @@ def test_leases(store: str) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_flanneld_says_what_is_wrong() -> None:
+def test_flanneld_says_what_is_wrong(tmp_path: Path) -> None:
     for words, code, text in (
         (("--nope",), 2, "nope"), (("--help",), 0, "flanneld"), (("--version",), 0, "pyflannel"),
         (("--kube-subnet-mgr",), 1, "--kubeconfig-file"), (("--etcd-endpoints=ftp://x:1",), 1, "--etcd-endpoints"),
     ):  # fmt: skip
-        done = call("flanneld", *words)
+        done = call("flanneld", f"--subnet-file={tmp_path}/subnet.env", *words)
         assert (done.returncode, done.stdout) == (code, ""), done
         assert text in done.stderr
         assert "Traceback" not in done.stderr
+        last_words = tmp_path / "subnet.error"  # for the CNI plugin
+        assert last_words.exists() == (code == 1), words
+        if last_words.exists():
+            assert text in last_words.read_text()
+            assert last_words.read_text().strip() in done.stderr
+            last_words.unlink()
 
 
 def test_version_and_help() -> None:

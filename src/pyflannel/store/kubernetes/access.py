@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import ssl
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +63,12 @@ class Access:
             if not self.verify:
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             if self.cert and self.key:
-                with tempfile.NamedTemporaryFile("w", suffix=".pem") as both:  # mode 0600; ssl reads only files
+                # ssl reads only files; this one is in memory, as a pod's root is read-only and a key isn't for disks.
+                with os.fdopen(os.memfd_create("client-certificate"), "w") as both:
                     both.write(f"{self.cert.read()}\n{self.key.read()}")
                     both.flush()
-                    context.load_cert_chain(both.name)
-        except (ssl.SSLError, ValueError) as error:
+                    context.load_cert_chain(f"/proc/self/fd/{both.fileno()}")
+        except (OSError, ValueError) as error:  # ssl.SSLError among them
             raise StoreError(f"the certificates for {self.url} can't be used: {error}") from None
         return context
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from pyflannel.store.kubernetes.access import Access
 from pyflannel.store.kubernetes.http import Answer, Unavailable, request
 
 DEADLINE_S = 10.0  # of a call, but a watch
-PAGE = 500  # client-go's
+PAGE = 100  # nodes; ours to tune: one page is what a list costs in memory (500, client-go's: 20 MB more)
 WATCH_S = (300, 600)  # client-go's: how long a watch may last, at random; the server ends it
 _GRACE_S = 30.0  # a watch that the server doesn't end by itself is ended this much later
 _LINE_MAX = 16 << 20  # etcd keeps no object of more than 1.5 MB
@@ -64,20 +64,24 @@ class Api:
         """A strategic merge: maps are merged, conditions by their type, null removes."""
         return await self._call("PATCH", path, body, "application/strategic-merge-patch+json")
 
-    async def list(self, path: str, field_selector: str = "") -> tuple[list[Object], str]:
-        """Every object and the revision they are of, read in chunks. Raises Expired if that took too long."""
+    async def list(
+        self, path: str, field_selector: str = "", keep: Callable[[Object], Object] = lambda found: found
+    ) -> tuple[list[Object], str]:
+        """Every object and the revision they are of, read in chunks. Of each only what *keep* gives is held. Raises
+        Expired if that took too long."""
         items: list[Object] = []
         query = {"limit": str(PAGE), "fieldSelector": field_selector}
         while True:
             page = await self._call("GET", path, query=query)
-            items += page.get("items") or []
+            items += map(keep, page.get("items") or [])
             meta = page.get("metadata") or {}
             if not meta.get("continue"):
                 return items, str(meta.get("resourceVersion", ""))
             query["continue"] = str(meta["continue"])
 
     async def watch(self, path: str, revision: str, field_selector: str = "") -> AsyncGenerator[Change, None]:
-        """Each change since *revision*, until the server ends it (after minutes). Raises Expired besides."""
+        """First a bookmark: the server has taken the request. Then each change since *revision*, until the server ends
+        it (after minutes). Raises Expired besides."""
         last_s = self._rng.randint(*WATCH_S)
         query = {
             "watch": "true", "allowWatchBookmarks": "true", "resourceVersion": revision,
@@ -88,6 +92,7 @@ class Api:
                 if answer.status != 200:
                     raise _refusal("GET", path, answer.status, await answer.whole())
                 ends_at = asyncio.get_running_loop().time() + last_s + _GRACE_S
+                yield Change(None, False, revision)
                 async with aclosing(_lines(answer.body)) as lines:
                     while True:
                         try:
@@ -156,7 +161,7 @@ def _refusal(method: str, path: str, status: int, text: bytes) -> Exception:
         return StoreUnreachable(f"{words} (the token or client certificate isn't valid, or has expired)")
     if status == 403:
         return StoreUnreachable(f"{words} (docs/guide/kubernetes.md lists the rights flannel needs)")
-    if status == 429 or status >= 500:
+    if status in (408, 409, 429) or status >= 500:  # 409: the kubelet wrote at that moment, five times over
         return StoreUnreachable(words)
     return StoreError(words)
 

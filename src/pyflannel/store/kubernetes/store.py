@@ -25,10 +25,14 @@ from pyflannel.store.contract import Contact
 from pyflannel.store.keyed import BACKOFF_FIRST_S, BACKOFF_LAST_S
 from pyflannel.store.kubernetes.annotations import Annotations, Families, node_name, own_subnets
 from pyflannel.store.kubernetes.client import Api, Expired, NotFound, Object
+from pyflannel.store.kubernetes.notices import Notices
 
 log = logging.getLogger(__name__)
 
 NODES = "/api/v1/nodes"
+# Ours to tune.
+HASTY_S = 1.0  # client-go's: a watch that ends sooner, and without news, is a fault (a proxy's?) to back off from
+
 FLAGS = "the controller manager gives one if it runs with --allocate-node-cidrs=true and --cluster-cidr"
 
 
@@ -53,7 +57,7 @@ class KubernetesStore:
         self._node, self._pod, self._set_condition = node, pod, set_condition
         self._monotonic, self._sleep, self._rng = monotonic, sleep, rng or random.Random()
         self._published: LeaseAttrs | None = None
-        self._told: str | None = None
+        self._notices = Notices(api, monotonic)
         self.contact = Contact()
 
     @property
@@ -109,11 +113,11 @@ class KubernetesStore:
         try:
             subnets = own_subnets(node, await self.network_config())
         except ConfigError as error:
-            await self._tell(node, "FlannelPodCIDRUnusable", str(error))
+            await self._notices.tell(node_name(node), "FlannelPodCIDRUnusable", str(error))
             raise
         if subnets is None:
             why = f"node {node_name(node)} has no spec.podCIDR yet: {FLAGS}"
-            await self._tell(node, "FlannelNoPodCIDR", f"flannel waits: {why}")
+            await self._notices.tell(node_name(node), "FlannelNoPodCIDR", f"flannel waits: {why}")
             raise LeasePending(why)
         self._published = attrs
         await self._publish(node)
@@ -195,31 +199,6 @@ class KubernetesStore:
             await self._api.patch(f"{NODES}/{node_name(node)}/status", {"metadata": {"annotations": missing}})
         return bool(missing)
 
-    async def _tell(self, node: Object, reason: str, message: str) -> None:
-        """A Kubernetes Event on our node, once for each message: `kubectl describe node` shows it."""
-        if self._told == message:
-            return
-        self._told = message
-        name, now = node_name(node), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{name}.flannel.", "namespace": "default"},
-            # The kubelet's way: a node's events are found by its name as uid.
-            "involvedObject": {"kind": "Node", "name": name, "uid": name, "apiVersion": "v1"},
-            "type": "Warning",
-            "reason": reason,
-            "message": message,
-            "source": {"component": "flanneld", "host": name},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        try:
-            await self._api.create("/api/v1/namespaces/default/events", event)
-        except StoreError as error:
-            log.info("no Event could be written: %s", error)
-
     # The watch
 
     async def watch(self) -> AsyncGenerator[LeaseEvent, None]:
@@ -230,35 +209,41 @@ class KubernetesStore:
             try:
                 families, selector = await self._families(), await self._selector()
                 if not revision:
-                    nodes, revision = await self._list(NODES, selector)
+                    nodes, listed = await self._list(NODES, selector)
                     self._heard()
                     known = {}
                     for node in nodes:
                         if (lease := await self._told_lease(node, families)) is not None:
                             known[node_name(node)] = lease
+                    revision = listed
                     yield Snapshot(_by_subnets(known.values()))
+                began, news = self._monotonic(), False
                 async with aclosing(self._api.watch(NODES, revision, selector)) as changes:
                     async for change in changes:
                         self._heard()
-                        pause_s = BACKOFF_FIRST_S
                         if change.object is not None:
+                            news = True
                             lease = None if change.gone else await self._told_lease(change.object, families)
                             for event in _events(known, node_name(change.object), lease):
                                 yield event
                         revision = change.revision or revision
+                if news or self._monotonic() - began >= HASTY_S:
+                    pause_s = BACKOFF_FIRST_S
+                    continue
+                log.debug("the watch ended at once")
             except Expired:
                 log.info("the API server no longer keeps the changes since revision %s: listing all nodes", revision)
                 revision = ""
             except StoreError as error:
                 if self.contact.failed(self._monotonic(), str(error)):
                     log.warning("store: %s; traffic goes on, retrying", error)
-                await self._sleep(pause_s * self._rng.uniform(0.8, 1.2))
-                pause_s = min(pause_s * 2, BACKOFF_LAST_S)
+            await self._sleep(pause_s * self._rng.uniform(0.5, 1.5))  # nodes that lost one server don't come as one
+            pause_s = min(pause_s * 2, BACKOFF_LAST_S)
 
     async def _list(self, path: str, selector: str = "") -> tuple[list[Object], str]:
         for _ in range(3):
             try:
-                return await self._api.list(path, selector)
+                return await self._api.list(path, selector, _essence)
             except Expired:
                 continue  # the revision of its first chunk went out of date while the others were read
         raise StoreError(f"{self.name}: its nodes change faster than they can be listed; try again")
@@ -279,8 +264,11 @@ class KubernetesStore:
         the lease is what we published: an overwritten public address is the peers' business."""
         if self._published is None or node_name(node) != self._node:
             return self._lease(node, families)
-        if await self._publish(node):
-            log.warning("this node's annotations weren't as published: written again")
+        try:
+            if await self._publish(node):
+                log.warning("this node's annotations weren't as published: written again")
+        except StoreError as error:  # no reason to be deaf to the peers; the node's next change (5 min) tries again
+            log.warning("this node's annotations aren't as published, and can't be written: %s", error)
         try:
             subnets = own_subnets(node, await self.network_config())
         except (ConfigError, ConfigMissing):
@@ -300,6 +288,15 @@ class KubernetesStore:
 
     async def close(self) -> None:
         """Nothing is held open."""
+
+
+def _essence(node: Object) -> Object:
+    """What a lease is read from: a node's status (images, conditions) is a hundred times that."""
+    meta, spec = node.get("metadata") or {}, node.get("spec") or {}
+    return {
+        "metadata": {name: meta[name] for name in ("name", "annotations") if name in meta},
+        "spec": {name: spec[name] for name in ("podCIDR", "podCIDRs") if name in spec},
+    }
 
 
 def _events(known: dict[str, Lease], name: str, lease: Lease | None) -> list[LeaseEvent]:
