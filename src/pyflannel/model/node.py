@@ -21,11 +21,29 @@ class UnderlayRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class CloudPlace:
+    """Where a node stands in a cloud.
+
+    Nodes of one `network` (a VPC, by its id) reach each other by its routes. `instance` is the machine, `next_hop`
+    what a route to it names (an ENI, an instance, a private address, as the cloud has it). `tables` are the route
+    tables that get one, and `families` the IP versions that they route. `zone` is for people.
+    """
+
+    network: str
+    instance: str
+    next_hop: str
+    tables: tuple[str, ...]
+    families: tuple[int, ...] = (4,)
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """This host's name and underlay. Addresses of a disabled family are None.
 
     `address`/`address6` are on the underlay interface; `public_ip`/`public_ipv6` are what peers use to reach us.
-    `mtu` is the underlay interface's, in bytes. `routes` are the routes over which peers are reached.
+    `mtu` is the underlay interface's, in bytes. `routes` are the routes over which peers are reached. `cloud` is None
+    outside of the cloud that the config names, or if it names none.
     """
 
     name: str
@@ -37,6 +55,7 @@ class Node:
     public_ip: IPv4Address | None = None
     public_ipv6: IPv6Address | None = None
     routes: tuple[UnderlayRoute, ...] = ()
+    cloud: CloudPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,43 @@ class Route:
         return " ".join(words)
 
 
+@dataclass(frozen=True, slots=True)
+class CloudRoute:
+    """A route of a cloud network's table: to `destination` by the machine that bears `gateway`.
+
+    `own`: this node writes it; a peer's is written by the peer, and only removed here once its lease is gone for good.
+    `expired` is said of a row read from the cloud: its lease has been gone for the grace period, and so it's to go.
+    """
+
+    table: str
+    destination: IPNetwork
+    gateway: IPAddress
+    own: bool = False
+    expired: bool = False
+
+    @property
+    def key(self) -> tuple[str, IPNetwork]:
+        return (self.table, self.destination)
+
+    def __str__(self) -> str:
+        return f"cloud route {self.destination} via {self.gateway} table {self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudForwarding:
+    """This node's machine may send and receive packets that aren't its own: the cloud drops them otherwise (AWS's
+    source/destination check, GCE's canIpForward)."""
+
+    machine: str
+
+    @property
+    def key(self) -> str:
+        return self.machine
+
+    def __str__(self) -> str:
+        return f"forwarding of {self.machine}"
+
+
 Verdict = Literal["accept", "return", "masquerade"]
 
 

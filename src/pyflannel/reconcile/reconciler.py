@@ -23,6 +23,8 @@ from pyflannel.model.rows import (
     LINKS,
     Address,
     Chain,
+    CloudForwarding,
+    CloudRoute,
     Engine,
     EngineRoute,
     FdbEntry,
@@ -34,7 +36,7 @@ from pyflannel.model.rows import (
 from pyflannel.reconcile.desired import Desired, Owner
 from pyflannel.reconcile.diff import diff, without
 from pyflannel.reconcile.journal import Disturbance, Journal
-from pyflannel.reconcile.side import FIGHT_COUNT, RETRY_FIRST_S, Drift, Side
+from pyflannel.reconcile.side import FIGHT_COUNT, RETRY_FIRST_S, Drift, Lane, Side
 from pyflannel.table.contract import Change, Failure, Source, Table, Touched
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,10 @@ log = logging.getLogger(__name__)
 # Referents before references; a table that isn't named here comes last.
 ORDER: tuple[type[Any], ...] = (
     *LINKS, Engine, EngineRoute, Sysctl, Address, Neighbour, FdbEntry, Route, Chain,
+    CloudForwarding, CloudRoute,
 )  # fmt: skip
+# Answers take seconds, and longer in trouble: reconciled beside the others, which don't wait for them.
+APART: tuple[type[Any], ...] = (CloudForwarding, CloudRoute)
 # Ours to tune.
 RETRY_LAST_S = 30.0
 FIGHT_WINDOW_S, FIGHT_PAUSE_S = 2.0, 1.0  # FIGHT_COUNT mends within it: somebody works against us
@@ -65,11 +70,13 @@ class Reconciler:
         ranks = {row_type: rank for rank, row_type in enumerate(ORDER)}
         ordered = sorted(tables, key=lambda table: ranks.get(table.row_type, len(ORDER)))
         self._sides: dict[type[Any], Side] = {table.row_type: Side(table) for table in ordered}
+        together = {kind: side for kind, side in self._sides.items() if kind not in APART}
+        apart = {kind: side for kind, side in self._sides.items() if kind in APART}
+        self._lanes = [Lane(sides) for sides in (together, apart) if sides]
         self._resync_s, self._monotonic, self._wall = resync_s, monotonic, wall
         self.desired = Desired()
         self.journal = Journal()
         self._complete = False
-        self._wake = asyncio.Event()
         self._asked = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -112,16 +119,16 @@ class Reconciler:
 
     def touched(self, what: Touched) -> None:
         """Something happened to a table. What agrees with what we know or want costs nothing."""
-        sides = [side for kind, side in self._sides.items() if what.row_type in (None, kind)]
-        for side in sides:
-            if what.row is None or not self._expected(side, what.row, what.present):
-                side.dump_due = True
-                side.retry_at = 0.0
-                if side.touched_at is None:
-                    side.touched_at = self._monotonic()
-                for kind in self._sides.keys() & {*LINKS}:
-                    self._sides[kind].dump_due = True  # it may have gone with its device
-                self._wake.set()
+        for lane in self._lanes:
+            for side in [side for kind, side in lane.sides.items() if what.row_type in (None, kind)]:
+                if what.row is None or not self._expected(side, what.row, what.present):
+                    side.dump_due = True
+                    side.retry_at = 0.0
+                    if side.touched_at is None:
+                        side.touched_at = self._monotonic()
+                    for kind in lane.sides.keys() & {*LINKS}:
+                        lane.sides[kind].dump_due = True  # it may have gone with its device
+                    lane.wake.set()
 
     def _expected(self, side: Side, row: Row, present: bool) -> bool:
         want = self.desired.rows(type(row)).get(row.key)
@@ -157,13 +164,14 @@ class Reconciler:
     async def settle(self) -> None:
         """Wait until everything asked for up to now has been tried once."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ask()
         self._waiting.append((self._asked, future))
-        self._wake.set()
         await future
 
     def _ask(self) -> None:
         self._asked += 1
-        self._wake.set()
+        for lane in self._lanes:
+            lane.wake.set()
 
     # The loop
 
@@ -172,34 +180,44 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             for source in sources:
                 group.create_task(source.watch(self.touched))
-            resync_at = self._monotonic() + self._resync_s
-            while True:
-                asked = self._asked
-                self._wake.clear()
-                await self.reconcile()
-                for generation, future in self._waiting:
-                    if generation <= asked and not future.done():
-                        future.set_result(None)
-                self._waiting = [(at, future) for at, future in self._waiting if not future.done()]
-                now = self._monotonic()
-                due = [resync_at] + [side.retry_at for side in self._sides.values() if side.failed]
-                due += [side.resume_at for side in self._sides.values() if side.pending()]
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, min(due) - now)):
-                        await self._wake.wait()
-                now = self._monotonic()
-                for side in self._sides.values():
-                    side.dump_due = side.dump_due or now >= resync_at
-                    if side.failed and now >= side.retry_at:
-                        side.dirty |= side.failed.keys()
-                if now >= resync_at:
-                    resync_at = now + self._resync_s
+            for lane in self._lanes:
+                group.create_task(self._keep(lane))
+
+    async def _keep(self, lane: Lane) -> None:
+        resync_at = self._monotonic() + self._resync_s
+        sides = lane.sides.values()
+        while True:
+            asked = self._asked
+            lane.wake.clear()
+            await self._pass(lane)
+            lane.done = asked
+            for generation, future in self._waiting:
+                if all(lane.done >= generation for lane in self._lanes) and not future.done():
+                    future.set_result(None)
+            self._waiting = [(at, future) for at, future in self._waiting if not future.done()]
+            now = self._monotonic()
+            due = [resync_at] + [side.retry_at for side in sides if side.failed]
+            due += [side.resume_at for side in sides if side.pending()]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(due) - now)):
+                    await lane.wake.wait()
+            now = self._monotonic()
+            for side in sides:
+                side.dump_due = side.dump_due or now >= resync_at
+                if side.failed and now >= side.retry_at:
+                    side.dirty |= side.failed.keys()
+            if now >= resync_at:
+                resync_at = now + self._resync_s
 
     async def reconcile(self) -> None:
-        """One pass over all tables: write what is missing, referents first; then remove what is stale, the other
-        way round."""
+        """One pass over all tables."""
+        for lane in self._lanes:
+            await self._pass(lane)
+
+    async def _pass(self, lane: Lane) -> None:
+        """Write what is missing, referents first; then remove what is stale, the other way round."""
         stale: list[tuple[Side, tuple[Any, ...]]] = []
-        for row_type, side in self._sides.items():
+        for row_type, side in lane.sides.items():
             if not side.pending() or self._monotonic() < side.resume_at:
                 continue
             change = await self._change(row_type, side)
@@ -207,7 +225,7 @@ class Reconciler:
             writes = Change(create=change.create, replace=change.replace)
             await self._apply(side, writes)
             if row_type in (*LINKS, Engine) and writes:
-                for other in self._sides.values():  # rows went with the device, or the engine, unannounced
+                for other in lane.sides.values():  # rows went with the device, or the engine, unannounced
                     if other is not side:
                         other.dump_due = True
                         other.seen = other.seen and side.drift is not None
@@ -289,7 +307,7 @@ class Reconciler:
         """What differs though nobody here asked for it."""
         gone = [row for row in change.create if row.key not in known]
         changed = [row for row in change.replace if row.key not in known]
-        extra = [row for row in change.remove if row.key not in known]
+        extra = [row for row in change.remove if row.key not in known and not getattr(row, "expired", False)]
         if not (gone or changed or extra):
             return None
         noticed = touched_at if touched_at is not None else self._monotonic()

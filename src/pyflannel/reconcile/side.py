@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -56,3 +57,10 @@ class Side:
             first = next(iter(self.failed.values()))
             return f"{self.table.name}: {first.error}; {len(self.failed)} rows failed"
         return None
+
+
+class Lane:
+    """Tables reconciled one after the other, by one task: `done` is the last wish that it has tried."""
+
+    def __init__(self, sides: dict[type[Any], Side]) -> None:
+        self.sides, self.wake, self.done = sides, asyncio.Event(), 0
