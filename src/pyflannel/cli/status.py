@@ -74,6 +74,9 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
     if engine := found.get("engine"):
         shown.append(f"  engine    {_kind(engine)}")
+    if cloud := found.get("cloud"):
+        shown.append(f"  cloud     {cloud['instance']} in {cloud['network']}, route tables {' '.join(cloud['tables'])}")
+        shown += [f"  {note['kind']:<9} {note['text']}" for note in cloud["notes"]]
     tables = (f"{name} {table['rows']}" for name, table in found["tables"].items() if table["rows"])
     shown += [f"  peers     {found['peers']}", f"  tables    {', '.join(tables)}"]
     shown += [f"  no way to {subnet}: {why}" for subnet, why in found["unreachable"].items()]

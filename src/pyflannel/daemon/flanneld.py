@@ -13,7 +13,7 @@ import logging
 import random
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from pyflannel.backend.registry import factory
 from pyflannel.cli.options import Options
 from pyflannel.cli.stores import open_store
 from pyflannel.daemon import control, systemd
+from pyflannel.daemon.cloud import Cloud
 from pyflannel.daemon.health import Health
 from pyflannel.daemon.peers import Peers
 from pyflannel.daemon.tables import Place, open_tables
@@ -113,6 +114,7 @@ class Flanneld:
         self._subnet_file = Path(options.subnet_file)
         self._state = Path(options.state_dir)
         self._started: Started | None = None
+        self._cloud: Cloud | None = None
         self._snapshot = asyncio.Event()
         self._changed = asyncio.Event()
         self._began = time.monotonic()
@@ -132,6 +134,9 @@ class Flanneld:
         underlay = Underlay(self._kernel, wish, config, options.node_name)
         node = underlay.look()
         make = factory(config)
+        self._cloud = Cloud.of(config, self._state)
+        if self._cloud is not None:
+            node = replace(node, cloud=await self._cloud.locate(node, self.health))
         past = await self._past(node, subnets, checkpoint)
         backend = make(config, node, past, self._rng)
         underlay.devices = backend.devices
@@ -142,7 +147,7 @@ class Flanneld:
         lease, provisional = await self._lease(backend.attrs(), subnets, known, ident)
         log.info("lease: %s, backend %s, MTU %d", lease.subnets, backend.type, backend.mtu)
 
-        place = Place(self._kernel, self._engines, underlay, networks)
+        place = Place(self._kernel, self._engines, underlay, networks, self._cloud)
         tables, sources, extra = await open_tables(options, place, config, backend, lease.subnets)
         reconciler = Reconciler(tables, resync_s=options.resync)
         peers = Peers(lease.subnets, backend, reconciler, extra)
@@ -276,6 +281,8 @@ class Flanneld:
         """This node's underlay differs: plan anew, and tell the others if that concerns them."""
         started = self._started
         assert started is not None
+        if self._cloud is not None and self._cloud.place is not None and node.cloud is None:  # other addresses
+            node = replace(node, cloud=await self._cloud.locate(node, self.health))
         past = Past(Lease(started.peers.own, started.tenure.wanted))
         try:
             backend = started.make(started.config, node, past, self._rng)
@@ -372,6 +379,7 @@ class Flanneld:
                     name: {"rows": rows, "failing": failing}
                     for name, (rows, failing) in started.reconciler.counts().items()
                 },
+                "cloud": self._cloud.status() if self._cloud else None,
                 "engine": self._engines.status() if self._engines.row else None,
                 "in_sync": started.reconciler.in_sync(),
                 "disturbances": [str(entry) for entry in started.reconciler.journal.entries],

@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
+NOTES = ("missing", "black hole", "elsewhere", "departed", "foreign")  # each is there, also with 0
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -32,6 +33,12 @@ def families(status: dict[str, Any]) -> Iterator[Metric]:
         for name, table in status["tables"].items():
             found.add_metric([name], table[key])
         yield found
+    if cloud := status.get("cloud"):
+        notes = GaugeMetricFamily("pyflannel_cloud_notes", "Cloud routes that a person should look at", labels=["kind"])
+        kinds = [note["kind"] for note in cloud["notes"]]
+        for kind in NOTES:
+            notes.add_metric([kind], kinds.count(kind))
+        yield notes
     if engine := status.get("engine"):
         yield from _engine(engine)
 

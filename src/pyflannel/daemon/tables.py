@@ -8,6 +8,7 @@ from typing import Any
 
 from pyflannel.backend.contract import Backend
 from pyflannel.cli.options import Options
+from pyflannel.daemon.cloud import Cloud
 from pyflannel.daemon.underlay import Underlay
 from pyflannel.model.lease import Subnets
 from pyflannel.model.network import NetworkConfig
@@ -39,6 +40,7 @@ class Place:
     engines: Engines
     underlay: Underlay
     networks: tuple[IPNetwork, ...]
+    cloud: Cloud | None = None
 
 
 async def open_tables(
@@ -73,6 +75,10 @@ async def open_tables(
     resync_s = options.iptables_resync if manager == "iptables" else 0
     sources: list[Source] = [Monitor(kernel, scope, place.underlay.touch), FirewallMonitor(resync_s)]
     sources.append(EngineMonitor(engines))
+    if place.cloud is not None:
+        cloud_tables, cloud_sources = place.cloud.tables(scope.networks)
+        tables += cloud_tables
+        sources += cloud_sources
     traffic = Traffic(options.ip_masq, options.iptables_forward_rules, not options.ip_masq_fully_random_disable)
     extra: list[Row] = list(chains(config, own, traffic, manager))
     if options.ip_blackhole_route:

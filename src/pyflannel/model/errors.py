@@ -17,7 +17,10 @@ class ConfigError(FlannelError):
     """
 
     def __init__(self, source: str, field: str, value: Any, expected: str) -> None:
-        shown = f'"{value}"' if isinstance(value, str) else "missing" if value is None else value
+        if isinstance(value, bool):
+            shown = str(value).lower()  # as in JSON
+        else:
+            shown = f'"{value}"' if isinstance(value, str) else "missing" if value is None else str(value)
         super().__init__(f"{source}: {field} is {shown}, expected {expected}")
         self.source, self.field, self.value, self.expected = source, field, value, expected
 

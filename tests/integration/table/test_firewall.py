@@ -159,7 +159,7 @@ async def test_which_manager() -> None:
     assert await choose_manager(None, works) == "nftables"
     assert await choose_manager(False, works) == "iptables"
     assert await choose_manager(None, missing) == "iptables"
-    with pytest.raises(ConfigError, match="EnableNFTables is True"):
+    with pytest.raises(ConfigError, match="EnableNFTables is true"):
         await choose_manager(True, missing)
 
 

@@ -199,7 +199,10 @@ def test_host_gw_says_what_it_needs() -> None:
 
 def test_unknown_backends_are_named_with_those_there_are() -> None:
     for text_, words in (
-        ('{"Type":"wg"}', 'Type is "wg", expected one of alloc, host-gw, udp, vxlan'),
+        (
+            '{"Type":"wg"}',
+            'Type is "wg", expected one of ali-vpc, alloc, aws-vpc, gce, host-gw, tencent-vpc, udp, vxlan',
+        ),
         ("{}", 'Type is ""'),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -80,7 +80,7 @@ def test_mtu(extra: str, families: str, mtu: int) -> None:
 @pytest.mark.parametrize(
     ("extra", "families", "words"),
     [
-        ("", DUAL, "Backend.IPv6 is False, expected true with EnableIPv6 (Go flannel's udp is IPv4 only"),
+        ("", DUAL, "Backend.IPv6 is false, expected true with EnableIPv6 (Go flannel's udp is IPv4 only"),
         (',"Port":70000', FOUR, "Backend.Port is 70000"),
         (',"MTU":90', FOUR, "Backend.MTU is 90, expected at least 96"),
         (',"IPv6":true,"MTU":1300', SIX, "Backend.MTU is 1300, expected at least 1328"),

@@ -14,6 +14,7 @@ STATUS: dict[str, Any] = {
     "unreachable": {"10.5.9.0/24": "why"},
     "backend": {"type": "udp", "mtu": 1472},
     "tables": {"routes": {"rows": 4, "failing": 1}, "links": {"rows": 1, "failing": 0}},
+    "cloud": {"notes": [{"kind": "missing", "text": "x"}, {"kind": "missing", "text": "y"}]},
     "engine": {
         "kind": "kernel",
         "parts": {
@@ -38,6 +39,11 @@ def test_everything_is_told() -> None:
         ("pyflannel_ready", ()): 1,
         ("pyflannel_peers", ()): 3,
         ("pyflannel_unreachable_peers", ()): 1,
+        ("pyflannel_cloud_notes", ("missing",)): 2,
+        ("pyflannel_cloud_notes", ("black hole",)): 0,
+        ("pyflannel_cloud_notes", ("elsewhere",)): 0,
+        ("pyflannel_cloud_notes", ("departed",)): 0,
+        ("pyflannel_cloud_notes", ("foreign",)): 0,
         ("pyflannel_mtu_bytes", ()): 1472,
         ("pyflannel_backend_info", ("udp",)): 1,
         ("pyflannel_table_rows", ("routes",)): 4,

@@ -43,7 +43,7 @@ WRONG = {
     '{"Network":"10.3.0.0/16","SubnetLen":"24"}': 'SubnetLen is "24", expected an integer',
     '{"Network":"10.3.0.0/16","SubnetLen":24.0}': "SubnetLen is 24.0",
     '{"Network":"10.3.0.0/16","SubnetLen":-1}': "SubnetLen is -1",
-    '{"Network":"10.3.0.0/16","SubnetLen":true}': "SubnetLen is True",
+    '{"Network":"10.3.0.0/16","SubnetLen":true}': "SubnetLen is true",
     '{"Network":"10.3.0.0/16","SubnetMin":"10.3.5.1"}': "an address on a /24 boundary",
     '{"Network":"10.3.0.0/16","SubnetMin":"10.4.0.0"}': "an address inside 10.3.0.0/16",
     '{"Network":"10.3.0.0/16","SubnetMin":null}': "SubnetMin is missing, expected an IPv4 address",

@@ -141,9 +141,12 @@ async def in_thread(call: Callable[[], T]) -> T:
             future.set_result(result)  # type: ignore[arg-type]  # a T, where there is no error
 
     def work() -> None:
-        result, error = None, None
+        result: T | None = None
+        error: BaseException | None = None
         try:
             result = call()
+        except StopIteration as caught:  # no future takes one
+            error = RuntimeError(f"{caught!r}")
         except BaseException as caught:
             error = caught
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
