@@ -14,7 +14,7 @@ from pyflannel.cli.goflags import UsageError
 from pyflannel.cli.which import hoisted
 from pyflannel.model.errors import FlannelError
 
-GROUPS = ("config", "leases", "lab")  # each a module of this package, imported only if it's asked for
+GROUPS = ("config", "leases", "cloud", "lab")  # each a module of this package, imported only if it's asked for
 # Commands of a node → the module of this package that has them.
 NODE = {"status": "status", "engine": "status", "install-cni": "install"}
 

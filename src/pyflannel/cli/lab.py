@@ -23,7 +23,7 @@ Name = Annotated[str, typer.Option("--name", help="The lab's name; several can b
 NodeName = Annotated[str, typer.Argument(help="A node: n1, n2, …", metavar="NODE")]
 Nodes = Annotated[int, typer.Option(help="How many nodes.")]
 Pods = Annotated[int, typer.Option(help="How many pods on each node.")]
-Backend = Annotated[str, typer.Option(help="vxlan, host-gw or udp.")]
+Backend = Annotated[str, typer.Option(help="vxlan, host-gw, udp; aws-vpc, gce, ali-vpc, tencent-vpc (emulated).")]
 Engine = Annotated[str, typer.Option(help="udp: kernel, user, or kernel,user (nodes in turn).")]
 Ipv6 = Annotated[bool, typer.Option("--ipv6", help="IPv6 alone.")]
 DualStack = Annotated[bool, typer.Option("--dual-stack", help="IPv4 and IPv6.")]

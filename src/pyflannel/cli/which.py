@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STORE_FLAGS = tuple(name for name in BY_NAME if name in ("store", "local-store") or name.startswith("etcd-"))
-_HEAVY = ("lab",)  # groups whose options are their own: `lab up --store etcd` means another thing
+_HEAVY = ("lab", "cloud")  # groups whose options are their own: `lab up --store etcd` means another thing
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 

@@ -15,9 +15,11 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pyflannel.lab.cloud.process import CloudProcess
 from pyflannel.lab.etcd_server import EtcdCluster
 from pyflannel.lab.node import HEALTHZ_PORT, NODE_SYSCTLS, Node, Pod
 from pyflannel.lab.plan import Plan
@@ -43,6 +45,7 @@ class Cluster:
         self.underlay = plan.underlay
         self.nodes: list[Node] = []
         self.etcd: EtcdCluster | None = None
+        self.cloud: CloudProcess | None = None
 
     # Up
 
@@ -58,6 +61,7 @@ class Cluster:
             self._wire()
             self._say(f"the {self.plan.store} store")
             self._open_store()
+            self._open_cloud()
             self._say("flanneld on each node")
             for node in self.nodes:
                 node.start_flanneld()
@@ -142,6 +146,16 @@ class Cluster:
             command=list(plan.command),
         )
 
+    def _open_cloud(self) -> None:
+        if not self.plan.cloud:
+            return
+        self._say(f"an emulated {self.plan.backend}")
+        self.cloud = CloudProcess(self.plan.backend, self.underlay, STORE_HOST, str(self.folder))
+        inside = [node for node in self.nodes if node.name not in self.plan.outside]
+        self.cloud.start([(node.name, node.address, node.address6) for node in inside])
+        for node in self.nodes:
+            node.environment = self.cloud.environment
+
     # The store
 
     def _store_flags(self) -> list[str]:
@@ -190,7 +204,11 @@ class Cluster:
 
     def save(self) -> None:
         """Write down what there is, for later commands."""
-        state = {"plan": self.plan.dump(), "nodes": [node.dump() for node in self.nodes]}
+        state = {
+            "plan": self.plan.dump(),
+            "nodes": [node.dump() for node in self.nodes],
+            "cloud": asdict(self.cloud) if self.cloud else None,
+        }
         written = self.folder / "state.json.new"
         written.write_text(json.dumps(state, indent=1))
         written.replace(self.folder / "state.json")
@@ -203,6 +221,7 @@ class Cluster:
             state = json.loads((BASE / name / "state.json").read_text())
             found = cls(Plan.load(state["plan"]))
             found.nodes = [Node.load(node) for node in state["nodes"]]
+            found.cloud = CloudProcess(**state["cloud"]) if state["cloud"] else None
         except OSError:
             raise LabError(f"no lab called {name} is up: `flannelctl lab up --name {name}`") from None
         except (ValueError, KeyError, TypeError):
@@ -230,6 +249,8 @@ class Cluster:
         for node in self.nodes:
             node.stop_flanneld(signal.SIGKILL)
             node.let_go()
+        if self.cloud is not None:
+            self.cloud.stop()
         if self.etcd is not None:
             self.etcd.stop()
         names = self.plan.own(namespaces())

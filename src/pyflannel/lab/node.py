@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,7 @@ class Node:
 
     `arguments` are flanneld's, `command` is what stands in for it (empty: the real one); `pid` is its process (0: none
     was started), `holder` the one that keeps the mount namespace alive. `port` is the underlay's end of its cable.
+    `environment` is added to flanneld's.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Node:
     port: str
     arguments: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
     pods: list[Pod] = field(default_factory=list)
     holder: int = 0
     pid: int = 0
@@ -151,7 +154,12 @@ class Node:
         with (self.path / "log").open("ab") as log:
             self.pid = adopt(
                 subprocess.Popen(
-                    [*self.enter(), *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                    [*self.enter(), *command],
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                    env={**os.environ, **self.environment},
                 )
             )
 

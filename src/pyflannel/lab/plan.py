@@ -12,6 +12,9 @@ from pyflannel.lab.shell import LabError
 from pyflannel.model.rows import ENGINES
 
 STORES = ("local", "etcd")
+CLOUDS = ("aws-vpc", "gce", "ali-vpc", "tencent-vpc")
+# A lab's patience, in seconds: long enough to be seen, short enough to wait for.
+CLOUD_OPTIONS = {"SyncSeconds": 1, "GraceSeconds": 10}
 MAX_NODES = 200  # addresses of one link; a bridge takes 1,023 ports
 MAX_PODS = 200  # addresses of a node's /24
 MIN_MTU = 1280  # the underlay speaks IPv6, too (RFC 8200, section 5)
@@ -24,7 +27,8 @@ class Plan:
 
     `routed` puts the nodes on two links in turn, joined by a router. `flags` go to every flanneld, `node_flags` to
     the node of that name. `engine` is the udp backend's, or several for the nodes in turn (`kernel,user`). `command`
-    stands in for flanneld's own command line (tests; another build of it).
+    stands in for flanneld's own command line (tests; another build of it). `outside` are nodes that the emulated cloud
+    of a cloud's backend doesn't have.
     """
 
     name: str = "lab"
@@ -43,6 +47,7 @@ class Plan:
     node_flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     engine: str = "auto"
+    outside: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises LabError that names what is wrong and what is allowed."""
@@ -63,6 +68,10 @@ class Plan:
             )
         if self.store not in STORES:
             raise LabError(f"--store is {self.store}, expected {' or '.join(STORES)}")
+        if self.cloud and (self.routed or not self.ipv4):
+            raise LabError(
+                f"--backend is {self.backend}: its routes carry IPv4, and its network has one router already"
+            )
         names = {f"n{number}" for number in range(1, self.nodes + 1)}
         if strangers := sorted(set(self.node_flags) - names):
             raise LabError(f"flags are given for {', '.join(strangers)}, which this lab of {self.nodes} nodes lacks")
@@ -78,9 +87,16 @@ class Plan:
             found |= {"EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
         if self.nftables is not None:
             found["EnableNFTables"] = self.nftables
-        extension = {"IPv6": True} if self.backend == "udp" and self.ipv6 else {}
+        extension: dict[str, Any] = {"IPv6": True} if self.backend == "udp" and self.ipv6 else {}
+        if self.cloud:
+            extension = CLOUD_OPTIONS
         found["Backend"] = {"Type": self.backend, **extension, **self.options}
         return json.dumps(found)
+
+    @property
+    def cloud(self) -> bool:
+        """Does a cloud's network carry the packets?"""
+        return self.backend in CLOUDS
 
     def engines(self) -> tuple[str, ...]:
         """The nodes' engines, in turn."""
@@ -101,6 +117,7 @@ class Plan:
                 "flags": tuple(data["flags"]),
                 "node_flags": {name: tuple(flags) for name, flags in data["node_flags"].items()},
                 "command": tuple(data["command"]),
+                "outside": tuple(data["outside"]),
             }
         )
 
