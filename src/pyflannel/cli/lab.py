@@ -134,6 +134,32 @@ def heal(node: NodeName, name: Name = "lab") -> None:
 
 
 @app.command()
+def cloud(
+    remove: Annotated[str, typer.Option(help="Delete this route, as somebody at the console would.")] = "",
+    stop: Annotated[str, typer.Option(help="Stop this node's machine, in the cloud's eyes.")] = "",
+    start: Annotated[str, typer.Option(help="Start it again.")] = "",
+    name: Name = "lab",
+) -> None:
+    """The emulated cloud's route tables."""
+    from pyflannel.lab import picture
+    from pyflannel.lab.cluster import Cluster
+    from pyflannel.lab.shell import LabError
+
+    cluster = Cluster.load(name)
+    if cluster.cloud is None:
+        raise LabError(f"this lab's backend is {cluster.plan.backend}, no cloud's: `lab up --backend aws-vpc`")
+    if remove:
+        cluster.cloud.remove(remove)
+    for what, machine in (("stop", stop), ("start", start)):
+        if machine:
+            cluster.cloud.do(what, machine=cluster.node(machine).name)
+    for table, routes in cluster.cloud.state()["tables"].items():
+        picture.say(f"[bold]{table}[/]")
+        for route in routes:
+            picture.say(f"  {route['destination']:<20} {route['target'] or 'nobody of ours':<16} {route['state']}")
+
+
+@app.command()
 def restart(node: NodeName, name: Name = "lab") -> None:
     """Restart a node's flanneld."""
     from pyflannel.lab import picture
