@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -151,16 +151,17 @@ def test_each_permission_is_named_if_it_is_missing(cloud: Cloud, action: str) ->
     place = fabric.locate([address(1)])
     fabric.create(place, place.tables[0], NET1)
     (route,) = [route for route in fabric.routes(place, [NETWORK]) if route.destination == NET1]
+    calls: dict[str, Callable[[], object]] = {
+        "DescribeRouteTables": lambda: fabric.routes(place, [NETWORK]),
+        "CreateRoutes": lambda: fabric.create(place, place.tables[0], ip_network("10.5.9.0/24")),
+        "ReplaceRoutes": lambda: fabric.replace(place, route),
+        "DeleteRoutes": lambda: fabric.delete(place, route),
+    }
     cloud.vpc.faults.denied = [action]
     with pytest.raises(
         CloudDenied, match=f"The permission vpc:{action} is missing: grant deploy/cloud/tencent-vpc.json"
     ):
-        {
-            "DescribeRouteTables": lambda: fabric.routes(place, [NETWORK]),
-            "CreateRoutes": lambda: fabric.create(place, place.tables[0], ip_network("10.5.9.0/24")),
-            "ReplaceRoutes": lambda: fabric.replace(place, route),
-            "DeleteRoutes": lambda: fabric.delete(place, route),
-        }[action]()
+        calls[action]()
 
 
 def test_the_policy_is_what_is_used(cloud: Cloud) -> None:
@@ -186,8 +187,8 @@ def test_create_replace_delete(cloud: Cloud) -> None:
     with pytest.raises(RouteTaken):
         fabric.create(place, table, NET1)
     (route,) = [route for route in fabric.routes(place, [NETWORK]) if route.destination == NET1]
-    assert (route.next_hop, route.addresses, route.state) == ("127.0.0.11", {address(1)}, "active")
-    assert route.marked
+    assert (route.next_hop, route.state, route.marked) == ("127.0.0.11", "active", True)
+    assert route.addresses == {address(1)}
     other = cloud.open(2)
     there = other.locate([address(2)])
     other.replace(there, route)

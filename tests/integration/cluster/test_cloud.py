@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 
@@ -117,7 +118,7 @@ def test_what_the_commands_say(cluster: Cluster) -> None:
     flags = [word for word in node.arguments if word.startswith(("--store", "--local-store"))]
     variables = [f"{name}={value}" for name, value in node.environment.items()]
     for what in ("check", "plan"):
-        done = node.exec("env", *variables, "flannelctl", "cloud", what, *flags)
+        done = node.exec("env", *variables, sys.executable, "-m", "pyflannel.cli.flannelctl", "cloud", what, *flags)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "FAILS" not in done.stdout
     assert f"keep     {subnet(node)}" in done.stdout
