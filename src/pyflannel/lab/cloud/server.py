@@ -67,6 +67,9 @@ class FrontEnd:
         """What lets a real SDK (and our fabric) find API, metadata service and credentials at *url*."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """The emulator ends."""
+
     def is_metadata(self, request: Request) -> bool:
         """Is *request* for the metadata service?"""
         return request.path.startswith(("/latest/", "/computeMetadata/"))
@@ -141,6 +144,7 @@ class Emulator:
         for server in self._servers:
             server.shutdown()
             server.server_close()
+        self.front.close()
 
     def __enter__(self) -> Emulator:
         return self

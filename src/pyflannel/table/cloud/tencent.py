@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import urllib.error
 import urllib.request
@@ -11,7 +10,6 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
-from pyflannel.model.errors import ConfigError
 from pyflannel.model.fields import Fields
 from pyflannel.model.node import CloudPlace, IPAddress, IPNetwork
 from pyflannel.table.cloud.contract import (
@@ -23,10 +21,9 @@ from pyflannel.table.cloud.contract import (
     NotInCloud,
     RouteTaken,
 )
+from pyflannel.table.cloud.options import access_keys, route_tables
 from pyflannel.table.cloud.registry import missing
 from pyflannel.table.cloud.survey import within
-
-log = logging.getLogger(__name__)
 
 METADATA = "http://metadata.tencentyun.com"  # 169.254.0.23; another by TENCENTCLOUD_METADATA
 ENDPOINT_VARIABLE, METADATA_VARIABLE = "TENCENTCLOUD_VPC_ENDPOINT", "TENCENTCLOUD_METADATA"
@@ -49,31 +46,6 @@ def open_tencent(fields: Fields) -> Tencent:
     except ImportError:
         raise missing("tencent-vpc", "tencent", "tencentcloud-sdk-python-common") from None
     return Tencent(tables, keys)
-
-
-def route_tables(fields: Fields) -> tuple[str, ...]:
-    """RouteTableID: a string, or a list of them; () if it's left out."""
-    try:
-        return fields.texts("RouteTableID")
-    except ConfigError:
-        name = fields.text("RouteTableID", "")
-        return (name,) if name else ()
-
-
-def access_keys(fields: Fields, environment: Any) -> tuple[str, str] | None:
-    """flannel's AccessKeyID and AccessKeySecret, else its ACCESS_KEY_ID and ACCESS_KEY_SECRET; None: the SDK's
-    chain."""
-    ident, secret = fields.text("AccessKeyID", ""), fields.text("AccessKeySecret", "")
-    if bool(ident) != bool(secret):
-        name = "AccessKeySecret" if ident else "AccessKeyID"
-        raise fields.error(name, None, "both AccessKeyID and AccessKeySecret, or neither (a role is safer)")
-    if ident:
-        log.warning(
-            "the network config holds a secret key: whoever reads the store has it; a role of the machine is safer"
-        )
-        return ident, secret
-    ident, secret = environment.get("ACCESS_KEY_ID", ""), environment.get("ACCESS_KEY_SECRET", "")
-    return (ident, secret) if ident and secret else None
 
 
 class Tencent:
