@@ -60,6 +60,7 @@ bench: .venv/.ready
 	$(SUDO) $(BIN)/python bench/netlink.py
 	$(SUDO) $(BIN)/python bench/healing.py
 	$(SUDO) $(BIN)/python bench/control_plane.py
+	$(SUDO) $(BIN)/python bench/clouds.py
 	$(SUDO) env "PATH=$$PATH" $(BIN)/python bench/cni.py
 	$(SUDO) $(BIN)/python -m bench.dataplane
 	$(SUDO) $(BIN)/python bench/soak.py

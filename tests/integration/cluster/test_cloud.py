@@ -125,6 +125,14 @@ def test_what_the_commands_say(cluster: Cluster) -> None:
     assert "create" not in done.stdout
 
 
+def test_aws_routes_ipv6() -> None:
+    with lab(nodes=2, backend="aws-vpc", ipv6=True) as cluster:
+        assert all_reach_all(cluster)
+        routes = cloud_of(cluster).routes()
+        for node in cluster.nodes:
+            assert routes[node.subnet_env()["FLANNEL_IPV6_SUBNET"].replace("::1/", "::/")] == node.name
+
+
 def test_nodes_outside_speak_vxlan() -> None:
     options = {"Fallback": {"Type": "vxlan"}}
     with lab(nodes=3, backend="gce", options=options, outside=("n3",)) as cluster:

@@ -20,7 +20,7 @@ from pyflannel.table.contract import Change, Failure, Touched
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 5.0  # Ours to tune: a cloud may show for seconds what was before our write (eventual consistency)
+SETTLE_S = 5.0  # Ours to tune: this long a cloud may show what was before our write (eventual consistency)
 UNWATCHED_S = 300.0  # a gap longer than this between two looks counts as this much
 
 
@@ -70,7 +70,7 @@ class CloudRoutesTable:
                 log.warning("%s", note)
         shown = {row.key: row for row in self.last.present}
         for key, (row, until) in list(self._written.items()):
-            if now >= until:
+            if now >= until or shown.get(key) == row:  # it shows, so what comes next is somebody's doing
                 del self._written[key]
             elif row is not None:
                 shown[key] = row

@@ -278,6 +278,15 @@ async def test_a_cloud_that_shows_late_is_not_written_twice(daemon: Daemon, vpc:
     assert daemon.reconciler.in_sync()
 
 
+async def test_a_route_deleted_just_after_it_showed_is_back_at_the_next_look(daemon: Daemon, vpc: Vpc) -> None:
+    daemon.peers()
+    await daemon.look()
+    await daemon.look(1)
+    vpc.remove(vpc.tables["rtb-1"][0])
+    await daemon.look(1)
+    assert there(vpc) == {"10.5.1.0/24": "n1"}
+
+
 async def test_a_cloud_out_of_reach_is_told_and_nothing_is_lost(daemon: Daemon, vpc: Vpc) -> None:
     daemon.peers(2)
     vpc.faults.broken = 2
