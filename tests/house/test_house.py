@@ -68,7 +68,9 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_grpc_stays_in_its_room() -> None:
     """The daemon must start without etcd's libraries where it doesn't use etcd."""
     users = {
-        name_of(path) for path in MODULES if any(name.split(".")[0] in ("grpclib", "google") for name in imports(path))
+        name_of(path)
+        for path in MODULES
+        if any(f"{name}.".startswith(("grpclib.", "google.protobuf.")) for name in imports(path))
     }
     assert users == {"store/etcd/transport.py", "store/etcd/client.py"}
 

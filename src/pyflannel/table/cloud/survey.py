@@ -67,6 +67,12 @@ def survey(
                 result.present.append(_as_row(there[0]))
         elif not row.own and not right:
             result.notes.append(_peer_note(row, there))
+        elif right:
+            result.notes.extend(
+                Note("elsewhere", row.key, f"{route}: takes a share of what is for {row.gateway}; delete it")
+                for route in there
+                if route.state == "active" and not leads(route, row)
+            )
     for key, there in routes.items():
         for route in there:
             past = pasts.get(key)

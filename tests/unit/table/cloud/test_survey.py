@@ -41,6 +41,14 @@ def test_a_route_being_made_counts() -> None:
     assert survey([route(NET1, 1, "pending")], [OWN], {}, GRACE_S).present == [OWN]
 
 
+@pytest.mark.parametrize("row", [OWN, PEER])
+def test_a_route_beside_the_right_one_is_told(row: CloudRoute) -> None:
+    """GCE takes two of one destination, and deals packets out to both."""
+    result = survey([route(row.destination, 7), MINE, THEIRS], [OWN, PEER], {}, GRACE_S)
+    assert (result.present, kinds(result), result.rivals) == ([OWN, PEER], ["elsewhere"], {})
+    assert f"takes a share of what is for {row.gateway}" in str(result.notes[0])
+
+
 def test_our_own_is_missing() -> None:
     assert survey([THEIRS], [OWN, PEER], {}, GRACE_S).present == [PEER]
 
