@@ -160,6 +160,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is two writes; the second would wait 40 ms for the first to be confirmed
     serve: Callable[[Request], Response]
 
     def _do(self) -> None:
