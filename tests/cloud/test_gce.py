@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,6 +160,12 @@ def test_no_gce(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, host: str) -> Non
 class _Other(FrontEnd):
     def metadata(self, request: Request, machine: Machine) -> Response:
         return Response.text("not found", 404)
+
+
+def test_without_google_auth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.auth.transport.requests", None)
+    with pytest.raises(ConfigError, match=r"google\.auth.* isn't there\): pip install 'pyflannel\[gce\]'"):
+        open_gce(Fields.parse("{}", "net-conf.json"))
 
 
 # Credentials

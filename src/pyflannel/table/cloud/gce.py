@@ -112,11 +112,13 @@ class Gce:
         found = [
             (item, ip_network(item["destRange"]))
             for item in self._listed()
-            if _path(item["network"]) == place.network and not item.get("tags") and item["priority"] <= PRIORITY
+            if _path(item["network"]) == place.network
+            and not item.get("tags")
+            and item.get("priority", PRIORITY) <= PRIORITY
         ]
         inside = [(item, net) for item, net in found if within(net, networks)]
         self._learn(_path(item["nextHopInstance"]) for item, _ in inside if item.get("nextHopInstance"))
-        routes = [(int(item["priority"]), self._route(place, item, net)) for item, net in inside]
+        routes = [(int(item.get("priority", PRIORITY)), self._route(place, item, net)) for item, net in inside]
         return _effective(routes)
 
     def create(self, place: CloudPlace, table: str, destination: IPNetwork) -> None:

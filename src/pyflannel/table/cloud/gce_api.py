@@ -21,7 +21,7 @@ ENDPOINT, ENDPOINT_VARIABLE = "https://compute.googleapis.com", "GCE_COMPUTE_END
 SCOPE = "https://www.googleapis.com/auth/compute"
 PAGE = 500  # the most that a list gives at once
 # Ours to tune. Times in seconds: a request's, the first pause before another try (doubled each time), and the pauses
-# between looks at an operation; routes take 5 to 20 s.
+# between looks at an operation, which takes some seconds.
 REQUEST_S, ATTEMPTS, PAUSE_S = 10.0, 4, 0.25
 POLL_S, POLL_LAST_S, OPERATION_S = 0.2, 1.0, 90.0
 
