@@ -1,0 +1,353 @@
+"""ali-vpc: the real SDK's requests against an emulator that verifies them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from alibabacloud_credentials.utils import auth_util
+
+from pyflannel.lab.cloud import ali as emulated
+from pyflannel.lab.cloud.server import Emulator
+from pyflannel.lab.cloud.state import Vpc
+from pyflannel.model.errors import ConfigError
+from pyflannel.model.fields import Fields
+from pyflannel.model.node import CloudPlace
+from pyflannel.table.cloud import ali, ali_api
+from pyflannel.table.cloud.ali import Ali, open_ali
+from pyflannel.table.cloud.contract import CloudDenied, CloudError, CloudFull, FabricRoute, NotInCloud, RouteTaken
+from support.clouds import MACHINES, NETWORK, STRANGERS, Daemon, address, strangers, subnet, table_of
+
+ROOT = Path(__file__).parents[2]
+NET1 = ip_network("10.5.1.0/24")
+TABLE = "vtb-lab00001"
+
+
+@dataclass
+class Cloud:
+    """The emulator, and who asks it."""
+
+    front: emulated.Ali
+    server: Emulator
+
+    @property
+    def vpc(self) -> Vpc:
+        return self.front.vpc
+
+    def open(self, number: int = 1, config: str = "{}") -> Ali:
+        """What the daemon of node *number* opens."""
+        self.server.guest = f"n{number}"
+        return open_ali(Fields.parse(config, "net-conf.json"))
+
+    def placed(self, number: int = 1) -> tuple[Ali, CloudPlace]:
+        fabric = self.open(number)
+        return fabric, fabric.locate([address(number)])
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> Iterator[Cloud]:
+    front = emulated.build_front(MACHINES)
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no profile of this machine's
+    monkeypatch.setattr(ali_api, "PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(ali, "SETTLED_PAUSE_S", 0.05)
+    for name in (
+        "ACCESS_KEY_ID",
+        "ACCESS_KEY_SECRET",
+        "ALIBABA_CLOUD_ACCESS_KEY_ID",
+        "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    with Emulator(front, [("127.0.0.1", 0)], guest="n1") as server:
+        for name, value in front.environment(server.url, server.url).items():
+            monkeypatch.setenv(name, value)
+        for destination in STRANGERS:
+            front.vpc.add(TABLE, destination, "", gateway="vpn-1", description="the office")
+        before = strangers(front.vpc)
+        yield Cloud(front, server)
+        assert strangers(front.vpc) == before, "somebody else's route was touched"
+        for secret, token in emulated.KEYS.values():
+            assert secret not in caplog.text
+            assert not token or token not in caplog.text
+
+
+def route_to(fabric: Ali, place: CloudPlace) -> FabricRoute:
+    (route,) = [route for route in fabric.routes(place, [NETWORK]) if route.destination == NET1]
+    return route
+
+
+# Where this machine stands
+
+
+@pytest.mark.parametrize("hardened", [True, False])
+def test_the_system_table_if_the_vswitch_has_none(cloud: Cloud, hardened: bool) -> None:
+    cloud.front.hardened = hardened
+    _, place = cloud.placed()
+    assert (place.network, place.instance, place.next_hop) == ("vpc-lab00001", "i-lab00001", "i-lab00001")
+    assert (place.tables, place.zone) == ((TABLE,), "cn-lab-a")
+
+
+def test_the_vswitchs_own_table_goes_first_and_every_page_is_read(cloud: Cloud) -> None:
+    for number in range(7):
+        cloud.vpc.tables[f"vtb-{number}"] = []
+    cloud.vpc.page = 3
+    cloud.front.vswitches_of["vtb-6"] = ["vsw-other", "vsw-lab00001"]
+    assert cloud.placed()[1].tables == ("vtb-6",)
+
+
+def test_tables_by_name(cloud: Cloud) -> None:
+    cloud.vpc.tables["vtb-2"] = []
+    both = cloud.open(config=json.dumps({"RouteTableID": ["vtb-2", TABLE]}))
+    place = both.locate([address(1)])
+    assert place.tables == ("vtb-2", TABLE)
+    for table in place.tables:
+        both.create(place, table, NET1)
+    assert {route.table for route in both.routes(place, [NET1])} == {"vtb-2", TABLE}
+    with pytest.raises(CloudError, match="RouteTableID is vtb-9, which vpc-lab00001 lacks; it has vtb-2, vtb-lab00001"):
+        cloud.open(config='{"RouteTableID": "vtb-9"}').locate([address(1)])
+
+
+def test_an_address_that_is_not_the_primary_interfaces(cloud: Cloud) -> None:
+    with pytest.raises(
+        CloudError, match=r"i-lab00001's primary interface bears 127\.0\.0\.11, not 127\.0\.0\.12.*--iface"
+    ):
+        cloud.open().locate([address(2)])
+
+
+def test_no_instance_of_alibabas(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METADATA_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(NotInCloud, match="is this an ECS instance"):
+        cloud.placed()
+
+
+# Credentials
+
+
+def test_keys_of_the_config_and_the_variables(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.front.role = False
+    with pytest.raises(CloudDenied, match="no credentials: give this machine a RAM role"):
+        cloud.placed()
+    fabric = cloud.open(config='{"AccessKeyID": "LTAIlab", "AccessKeySecret": "lab-secret"}')
+    assert fabric.locate([address(1)])
+    assert "lab-secret" not in repr(fabric)
+    with monkeypatch.context() as patch:
+        patch.setenv("ACCESS_KEY_ID", "LTAIlab")
+        patch.setenv("ACCESS_KEY_SECRET", "lab-secret")
+        assert cloud.placed()
+    with monkeypatch.context() as patch:  # the SDK reads its own variables once, when it's imported
+        patch.setattr(auth_util, "environment_access_key_id", "LTAIlab")
+        patch.setattr(auth_util, "environment_access_key_secret", "lab-secret")
+        assert cloud.placed()
+    with pytest.raises(ConfigError, match="AccessKeySecret is missing, expected both"):
+        cloud.open(config='{"AccessKeyID": "LTAIlab"}')
+
+
+@pytest.mark.parametrize(
+    ("ident", "secret", "words"),
+    [("LTAIlab", "other-secret", "SignatureDoesNotMatch"), ("LTAInobody", "lab-secret", "InvalidAccessKeyId")],
+)
+def test_keys_that_are_wrong(cloud: Cloud, ident: str, secret: str, words: str) -> None:
+    config = json.dumps({"AccessKeyID": ident, "AccessKeySecret": secret})
+    with pytest.raises(CloudDenied, match=words) as caught:
+        cloud.open(config=config).locate([address(1)])
+    assert secret not in str(caught.value)
+
+
+def test_a_clock_that_is_off(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulated, "SKEW_S", -1)
+    with pytest.raises(CloudDenied, match="The clock of this machine differs from the cloud's: run NTP"):
+        cloud.placed()
+
+
+def operations(fabric: Ali, place: CloudPlace, route: FabricRoute) -> dict[str, Callable[[], object]]:
+    """Each of the API's operations that a daemon uses, and how it comes to it."""
+    return {
+        "vpc:DescribeRouteTableList": lambda: fabric.locate([address(1)]),
+        "vpc:DescribeRouteEntryList": lambda: fabric.routes(place, [NETWORK]),
+        "ecs:DescribeInstances": lambda: Ali.routes(_forgetful(fabric), place, [NETWORK]),
+        "vpc:CreateRouteEntry": lambda: fabric.create(place, TABLE, ip_network("10.5.9.0/24")),
+        "vpc:ModifyRouteEntry": lambda: fabric.replace(place, route),
+        "vpc:DeleteRouteEntry": lambda: fabric.delete(place, route),
+    }
+
+
+def _forgetful(fabric: Ali) -> Ali:
+    fabric._known.clear()
+    return fabric
+
+
+@pytest.mark.parametrize("action", operations(None, None, None))  # type: ignore[arg-type]
+def test_each_permission_is_named_if_it_is_missing(cloud: Cloud, action: str) -> None:
+    fabric, place = cloud.placed()
+    fabric.create(place, TABLE, NET1)
+    call = operations(fabric, place, route_to(fabric, place))[action]
+    cloud.vpc.faults.denied = [action.partition(":")[2]]
+    with pytest.raises(CloudDenied, match=f"The permission {action} is missing: grant deploy/cloud/ali-vpc.json"):
+        call()
+
+
+def test_the_policy_is_what_is_used(cloud: Cloud) -> None:
+    fabric, place = cloud.placed()
+    fabric.create(place, TABLE, NET1)
+    calls = operations(fabric, place, route_to(fabric, place))
+    for call in calls.values():
+        call()
+    fabric.checks(place)
+    policy = json.loads((ROOT / "deploy/cloud/ali-vpc.json").read_text())
+    assert set(policy["Statement"][0]["Action"]) == calls.keys()
+    assert {action.partition(":")[2] for action in calls} == set(cloud.vpc.calls)
+
+
+# Routes
+
+
+def test_create_replace_delete(cloud: Cloud) -> None:
+    fabric, place = cloud.placed()
+    cloud.front.pending_s = 0.2
+    fabric.create(place, TABLE, NET1)
+    with pytest.raises(RouteTaken):
+        fabric.create(place, TABLE, NET1)
+    route = route_to(fabric, place)
+    assert (route.next_hop, route.state, route.marked) == ("i-lab00001", "active", True)
+    assert route.addresses == {address(1)}
+    other, there = cloud.placed(2)
+    other.replace(there, route)
+    assert table_of(cloud.vpc)[str(NET1)] == "n2"
+    other.delete(there, route)
+    other.delete(there, route)
+    assert str(NET1) not in table_of(cloud.vpc)
+    assert {str(route.destination) for route in fabric.routes(place, [NETWORK])} == {"10.5.250.0/24"}
+
+
+def test_every_page_of_entries_is_read(cloud: Cloud) -> None:
+    fabric, place = cloud.placed()
+    cloud.vpc.page = 4
+    for number in range(1, 12):
+        fabric.create(place, TABLE, ip_network(f"10.5.{number}.0/24"))
+    assert len(fabric.routes(place, [NETWORK])) == 12
+
+
+def test_a_change_that_never_settles_is_told(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric, place = cloud.placed()
+    monkeypatch.setattr(ali, "SETTLED_S", 0.2)
+    cloud.front.pending_s = 60
+    with pytest.raises(CloudError, match=r"10\.5\.1\.0/24 in vtb-lab00001 is Pending after"):
+        fabric.create(place, TABLE, NET1)
+    assert route_to(fabric, place).state == "pending"
+
+
+def test_a_route_to_a_machine_that_is_stopped_or_gone_is_a_black_hole(cloud: Cloud) -> None:
+    fabric, place = cloud.placed()
+    fabric.create(place, TABLE, NET1)
+    cloud.vpc.set_running("n1", False)
+    assert route_to(fabric, place).state == "blackhole"
+    cloud.vpc.set_running("n1", True)
+    assert route_to(_forgetful(fabric), place).state == "active"
+
+
+def test_a_hop_that_is_several_is_nobodys(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric, place = cloud.placed()
+    fabric.create(place, TABLE, NET1)
+    real = emulated.Ali._entry
+
+    def twice(self: emulated.Ali, entry: object) -> dict[str, object]:
+        found = real(self, entry)  # type: ignore[arg-type]
+        hops = found["NextHops"]["NextHop"]
+        return {**found, "NextHops": {"NextHop": [*hops, {"NextHopType": "Instance", "NextHopId": "i-2"}]}}
+
+    monkeypatch.setattr(emulated.Ali, "_entry", twice)
+    route = route_to(fabric, place)
+    assert (route.next_hop, route.addresses) == ("Instance i-lab00001, Instance i-2", frozenset())
+
+
+def test_quota(cloud: Cloud) -> None:
+    fabric, place = cloud.placed()
+    cloud.vpc.quota = 2
+    with pytest.raises(CloudFull, match=r"The route table is full \(200 custom entries by default\): raise"):
+        fabric.create(place, TABLE, NET1)
+
+
+def test_checks(cloud: Cloud) -> None:
+    fabric, place = cloud.placed()
+    checks = {check.name: check for check in fabric.checks(place)}
+    assert "RAM role of this machine" in checks["identity"].seen
+    assert checks[f"quota of {TABLE}"].seen.startswith("2 custom entries")
+    assert all(check.holds is not False for check in checks.values())
+    cloud.vpc.faults.denied = ["DescribeInstances"]
+    checks = {check.name: check for check in fabric.checks(place)}
+    assert checks["ecs:DescribeInstances"].holds is False
+
+
+# Under the reconciler
+
+
+async def test_healing_departure_and_two_daemons_at_once(cloud: Cloud, tmp_path: Path) -> None:
+    one, two = Daemon(cloud.open(1), 1, tmp_path), Daemon(cloud.open(2), 2, tmp_path)
+    one.peers(2)
+    two.peers(1)
+    await asyncio.gather(one.look(), two.look())
+    both = {"10.5.1.0/24": "n1", "10.5.2.0/24": "n2"}
+    assert both.items() <= table_of(cloud.vpc).items()
+    entry = cloud.vpc.find(TABLE, NET1)
+    assert entry is not None
+    cloud.vpc.remove(entry)
+    await asyncio.gather(one.look(), two.look())
+    assert both.items() <= table_of(cloud.vpc).items()
+    one.reconciler.drop(subnet(2))
+    await one.look(60)
+    assert "10.5.2.0/24" in table_of(cloud.vpc)
+    await one.look(60)
+    assert "10.5.2.0/24" not in table_of(cloud.vpc)
+    assert one.reconciler.problems() == two.reconciler.problems() == []
+
+
+@pytest.mark.parametrize("faults", [{"throttle": 2}, {"broken": 1}, {"broken": 1, "after": True}])
+async def test_through_trouble(cloud: Cloud, tmp_path: Path, faults: dict[str, int]) -> None:
+    one = Daemon(cloud.open(1), 1, tmp_path)
+    one.peers()
+    for name, value in faults.items():
+        setattr(cloud.vpc.faults, name, value)
+    for _ in range(3):
+        await one.look()
+    assert table_of(cloud.vpc)["10.5.1.0/24"] == "n1"
+    assert one.reconciler.problems() == []
+    assert len(cloud.vpc.tables[TABLE]) == 3
+
+
+async def test_a_cloud_that_shows_late(cloud: Cloud, tmp_path: Path) -> None:
+    """A change is waited for: the table takes no other before it shows."""
+    cloud.vpc.faults.lag_s, cloud.front.pending_s = 0.2, 0.4
+    one = Daemon(cloud.open(1), 1, tmp_path)
+    one.peers()
+    await one.look()
+    assert cloud.vpc.calls.count("DescribeRouteEntryList") > 4
+    await one.look(10)
+    assert cloud.vpc.calls.count("CreateRouteEntry") == 1
+    assert one.reconciler.problems() == []
+    assert one.reconciler.in_sync()
+
+
+async def test_a_stranger_on_our_subnet(cloud: Cloud, tmp_path: Path) -> None:
+    entry = cloud.vpc.add(TABLE, "10.5.1.0/24", "", gateway="vpn-1")
+    one = Daemon(cloud.open(1), 1, tmp_path)
+    one.peers()
+    await one.look()
+    assert "a route that isn't ours stands there, via VpnGateway vpn-1" in one.reconciler.problems()[0]
+    assert entry in cloud.vpc.tables[TABLE]
+
+
+async def test_another_route_to_this_machine_stays(cloud: Cloud, tmp_path: Path) -> None:
+    """flannel's ali-vpc deleted all that led to the instance."""
+    entry = cloud.vpc.add(TABLE, "172.30.0.0/16", "n1", description="a VPN of the operator's")
+    one = Daemon(cloud.open(1), 1, tmp_path)
+    one.peers()
+    await one.look()
+    await one.look(1000)
+    assert entry in cloud.vpc.tables[TABLE]
+    assert "DeleteRouteEntry" not in cloud.vpc.calls
