@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -22,7 +21,8 @@ from pyflannel.model.node import CloudPlace
 from pyflannel.table.cloud import ali, ali_api
 from pyflannel.table.cloud.ali import Ali, open_ali
 from pyflannel.table.cloud.contract import CloudDenied, CloudError, CloudFull, FabricRoute, NotInCloud, RouteTaken
-from support.clouds import MACHINES, NETWORK, STRANGERS, Daemon, address, strangers, subnet, table_of
+from support import clouds
+from support.clouds import MACHINES, NETWORK, STRANGERS, Daemon, address, strangers, table_of
 
 ROOT = Path(__file__).parents[2]
 NET1 = ip_network("10.5.1.0/24")
@@ -288,36 +288,12 @@ def test_checks(cloud: Cloud) -> None:
 
 
 async def test_healing_departure_and_two_daemons_at_once(cloud: Cloud, tmp_path: Path) -> None:
-    one, two = Daemon(cloud.open(1), 1, tmp_path), Daemon(cloud.open(2), 2, tmp_path)
-    one.peers(2)
-    two.peers(1)
-    await asyncio.gather(one.look(), two.look())
-    both = {"10.5.1.0/24": "n1", "10.5.2.0/24": "n2"}
-    assert both.items() <= table_of(cloud.vpc).items()
-    entry = cloud.vpc.find(TABLE, NET1)
-    assert entry is not None
-    cloud.vpc.remove(entry)
-    await asyncio.gather(one.look(), two.look())
-    assert both.items() <= table_of(cloud.vpc).items()
-    one.reconciler.drop(subnet(2))
-    await one.look(60)
-    assert "10.5.2.0/24" in table_of(cloud.vpc)
-    await one.look(60)
-    assert "10.5.2.0/24" not in table_of(cloud.vpc)
-    assert one.reconciler.problems() == two.reconciler.problems() == []
+    await clouds.life_of_two(cloud, tmp_path)
 
 
 @pytest.mark.parametrize("faults", [{"throttle": 2}, {"broken": 1}, {"broken": 1, "after": True}])
 async def test_through_trouble(cloud: Cloud, tmp_path: Path, faults: dict[str, int]) -> None:
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    for name, value in faults.items():
-        setattr(cloud.vpc.faults, name, value)
-    for _ in range(3):
-        await one.look()
-    assert table_of(cloud.vpc)["10.5.1.0/24"] == "n1"
-    assert one.reconciler.problems() == []
-    assert len(cloud.vpc.tables[TABLE]) == 3
+    await clouds.trouble_that_passes(cloud, tmp_path, faults)
 
 
 async def test_a_cloud_that_shows_late(cloud: Cloud, tmp_path: Path) -> None:
@@ -334,12 +310,7 @@ async def test_a_cloud_that_shows_late(cloud: Cloud, tmp_path: Path) -> None:
 
 
 async def test_a_stranger_on_our_subnet(cloud: Cloud, tmp_path: Path) -> None:
-    entry = cloud.vpc.add(TABLE, "10.5.1.0/24", "", gateway="vpn-1")
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    await one.look()
-    assert "a route that isn't ours stands there, via VpnGateway vpn-1" in one.reconciler.problems()[0]
-    assert entry in cloud.vpc.tables[TABLE]
+    await clouds.stranger_on_our_subnet(cloud, tmp_path, "VpnGateway vpn-1", gateway="vpn-1")
 
 
 async def test_another_route_to_this_machine_stays(cloud: Cloud, tmp_path: Path) -> None:

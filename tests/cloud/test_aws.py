@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -22,7 +21,8 @@ from pyflannel.model.node import CloudPlace
 from pyflannel.table.cloud import aws_api
 from pyflannel.table.cloud.aws import Aws, open_aws
 from pyflannel.table.cloud.contract import CloudDenied, CloudError, CloudFull, FabricRoute, NotInCloud, RouteTaken
-from support.clouds import MACHINES, NETWORK, STRANGERS, Daemon, address, strangers, subnet, table_of
+from support import clouds
+from support.clouds import MACHINES, NETWORK, STRANGERS, Daemon, address, strangers, table_of
 
 ROOT = Path(__file__).parents[2]
 NET1, NET6 = ip_network("10.5.1.0/24"), ip_network("fd00:5:1::/64")
@@ -327,36 +327,14 @@ def test_checks_change_nothing(cloud: Cloud) -> None:
 
 
 async def test_healing_departure_and_two_daemons_at_once(cloud: Cloud, tmp_path: Path) -> None:
-    one, two = Daemon(cloud.open(1), 1, tmp_path), Daemon(cloud.open(2), 2, tmp_path)
-    one.peers(2)
-    two.peers(1)
-    await asyncio.gather(one.look(), two.look())
-    both = {"10.5.1.0/24": "n1", "10.5.2.0/24": "n2"}
-    assert both.items() <= table_of(cloud.vpc).items()
-    assert [machine.forwards for machine in cloud.vpc.machines.values()] == [True, True, False]
-    entry = cloud.vpc.find(cloud.main, NET1)
-    assert entry is not None
-    cloud.vpc.remove(entry)
-    await asyncio.gather(one.look(), two.look())
+    await clouds.life_of_two(cloud, tmp_path)
     assert cloud.in_moto()["10.5.1.0/24"] == table_nic(cloud, "n1")
-    one.reconciler.drop(subnet(2))
-    await one.look(60)
-    assert "10.5.2.0/24" in cloud.in_moto()
-    await one.look(60)
     assert "10.5.2.0/24" not in cloud.in_moto()
-    assert one.reconciler.problems() == two.reconciler.problems() == []
 
 
 @pytest.mark.parametrize("faults", [{"throttle": 2}, {"broken": 1}, {"broken": 1, "after": True}])
 async def test_through_trouble(cloud: Cloud, tmp_path: Path, faults: dict[str, int]) -> None:
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    for name, value in faults.items():
-        setattr(cloud.vpc.faults, name, value)
-    for _ in range(3):
-        await one.look()
-    assert cloud.in_moto()["10.5.1.0/24"] == table_nic(cloud, "n1")
-    assert one.reconciler.problems() == []
+    await clouds.trouble_that_passes(cloud, tmp_path, faults)
 
 
 async def test_throttling_that_lasts_is_told(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,26 +351,11 @@ async def test_throttling_that_lasts_is_told(cloud: Cloud, tmp_path: Path, monke
 
 
 async def test_a_cloud_that_shows_late(cloud: Cloud, tmp_path: Path) -> None:
-    clock = [0.0]
-    cloud.vpc._now = lambda: clock[0]
-    cloud.vpc.faults.lag_s = 3.0
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    await one.look()
-    await one.look(10)  # still not shown: created again, and found to be there
-    assert cloud.vpc.calls.count("CreateRoute") == 2
-    clock[0] = 5.0
-    await one.look(10)
-    assert one.reconciler.problems() == []
-    assert one.reconciler.in_sync()
+    await clouds.shows_late(cloud, tmp_path, "CreateRoute")
 
 
 async def test_a_stranger_on_our_subnet(cloud: Cloud, tmp_path: Path) -> None:
-    cloud.vpc.add(cloud.main, "10.5.1.0/24", "")
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    await one.look()
-    assert f"a route that isn't ours stands there, via {cloud.vpc.gateway}" in one.reconciler.problems()[0]
+    await clouds.stranger_on_our_subnet(cloud, tmp_path, cloud.vpc.gateway)
     assert cloud.in_moto()["10.5.1.0/24"] == cloud.vpc.gateway
 
 

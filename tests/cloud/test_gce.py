@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
@@ -26,7 +25,8 @@ from pyflannel.model.fields import Fields
 from pyflannel.table.cloud import gce_api
 from pyflannel.table.cloud.contract import CloudDenied, CloudError, CloudFull, FabricRoute, NotInCloud, RouteTaken
 from pyflannel.table.cloud.gce import Gce, open_gce, route_name
-from support.clouds import MACHINES, NETWORK, STRANGERS, Daemon, address, strangers, subnet, table_of
+from support import clouds
+from support.clouds import MACHINES, NETWORK, STRANGERS, Daemon, address, strangers, table_of
 
 ROOT = Path(__file__).parents[2]
 NET1, NET2, NET9 = (ip_network(f"10.5.{number}.0/24") for number in (1, 2, 9))
@@ -481,23 +481,7 @@ async def test_its_route_is_kept_all_the_same(cloud: Cloud, tmp_path: Path) -> N
 
 
 async def test_healing_departure_and_two_daemons_at_once(cloud: Cloud, tmp_path: Path) -> None:
-    one, two = Daemon(cloud.open(1), 1, tmp_path), Daemon(cloud.open(2), 2, tmp_path)
-    one.peers(2)
-    two.peers(1)
-    await asyncio.gather(one.look(), two.look())
-    both = {"10.5.1.0/24": "n1", "10.5.2.0/24": "n2"}
-    assert both.items() <= table_of(cloud.vpc).items()
-    entry = cloud.vpc.find("lab-net", NET1)
-    assert entry is not None
-    cloud.vpc.remove(entry)
-    await asyncio.gather(one.look(), two.look())
-    assert both.items() <= table_of(cloud.vpc).items()
-    one.reconciler.drop(subnet(2))
-    await one.look(60)
-    assert "10.5.2.0/24" in table_of(cloud.vpc)
-    await one.look(60)
-    assert "10.5.2.0/24" not in table_of(cloud.vpc)
-    assert one.reconciler.problems() == two.reconciler.problems() == []
+    await clouds.life_of_two(cloud, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -513,15 +497,8 @@ async def test_healing_departure_and_two_daemons_at_once(cloud: Cloud, tmp_path:
     ],
 )
 async def test_through_trouble(cloud: Cloud, tmp_path: Path, faults: dict[str, Any]) -> None:
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
     cloud.front.throttle = faults.pop("as", cloud.front.throttle)
-    for name, value in faults.items():
-        setattr(cloud.vpc.faults, name, value)
-    await one.look()
-    assert table_of(cloud.vpc)["10.5.1.0/24"] == "n1"
-    assert one.reconciler.problems() == []
-    assert len(cloud.routes) == 3
+    await clouds.trouble_that_passes(cloud, tmp_path, faults, looks=1)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -550,27 +527,11 @@ def test_trouble_that_stays_is_told(cloud: Cloud) -> None:
 
 
 async def test_a_cloud_that_shows_late(cloud: Cloud, tmp_path: Path) -> None:
-    clock = [0.0]
-    cloud.vpc._now = lambda: clock[0]
-    cloud.vpc.faults.lag_s = 3.0
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    await one.look()
-    await one.look(10)  # still not shown: created again, and found to be there
-    assert cloud.vpc.calls.count("routes.insert") == 2
-    clock[0] = 5.0
-    await one.look(10)
-    assert one.reconciler.problems() == []
-    assert one.reconciler.in_sync()
+    await clouds.shows_late(cloud, tmp_path, "routes.insert")
 
 
 async def test_a_stranger_on_our_subnet(cloud: Cloud, tmp_path: Path) -> None:
-    entry = cloud.add(NET1, "", hop="gateway")
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    await one.look()
-    assert "a route that isn't ours stands there, via Gateway default-internet-gateway" in one.reconciler.problems()[0]
-    assert entry in cloud.routes
+    await clouds.stranger_on_our_subnet(cloud, tmp_path, "Gateway default-internet-gateway", hop="gateway")
 
 
 async def test_a_strangers_stronger_route_is_told_and_stays(cloud: Cloud, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -19,7 +18,8 @@ from pyflannel.model.errors import ConfigError
 from pyflannel.model.fields import Fields
 from pyflannel.table.cloud.contract import CloudDenied, CloudError, CloudFull, NotInCloud, RouteTaken
 from pyflannel.table.cloud.tencent import Tencent, open_tencent
-from support.clouds import MACHINES, NETWORK, STRANGERS, Daemon, address, strangers, subnet, table_of
+from support import clouds
+from support.clouds import MACHINES, NETWORK, STRANGERS, address, strangers, table_of
 
 ROOT = Path(__file__).parents[2]
 NET1 = ip_network("10.5.1.0/24")
@@ -229,59 +229,17 @@ def test_checks(cloud: Cloud) -> None:
 
 
 async def test_healing_departure_and_two_daemons_at_once(cloud: Cloud, tmp_path: Path) -> None:
-    one, two = Daemon(cloud.open(1), 1, tmp_path), Daemon(cloud.open(2), 2, tmp_path)
-    one.peers(2)
-    two.peers(1)
-    await asyncio.gather(one.look(), two.look())
-    both = {"10.5.1.0/24": "n1", "10.5.2.0/24": "n2"}
-    assert both.items() <= table_of(cloud.vpc).items()
-    main = next(iter(cloud.vpc.tables))
-    entry = cloud.vpc.find(main, NET1)
-    assert entry is not None
-    cloud.vpc.remove(entry)
-    await asyncio.gather(one.look(), two.look())
-    assert both.items() <= table_of(cloud.vpc).items()
-    one.reconciler.drop(subnet(2))
-    await one.look(60)
-    assert "10.5.2.0/24" in table_of(cloud.vpc)
-    await one.look(60)
-    assert "10.5.2.0/24" not in table_of(cloud.vpc)
-    assert one.reconciler.problems() == two.reconciler.problems() == []
+    await clouds.life_of_two(cloud, tmp_path)
 
 
 @pytest.mark.parametrize("faults", [{"throttle": 2}, {"broken": 1}, {"broken": 1, "after": True}])
 async def test_through_trouble(cloud: Cloud, tmp_path: Path, faults: dict[str, int]) -> None:
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    for name, value in faults.items():
-        setattr(cloud.vpc.faults, name, value)
-    for _ in range(3):
-        await one.look()
-    assert table_of(cloud.vpc)["10.5.1.0/24"] == "n1"
-    assert one.reconciler.problems() == []
-    assert len(cloud.vpc.tables["rtb-lab00001"]) == 3
+    await clouds.trouble_that_passes(cloud, tmp_path, faults)
 
 
 async def test_a_cloud_that_shows_late(cloud: Cloud, tmp_path: Path) -> None:
-    clock = [0.0]
-    cloud.vpc._now = lambda: clock[0]
-    cloud.vpc.faults.lag_s = 3.0
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    await one.look()
-    await one.look(10)  # still not shown: created again, and found to be there
-    assert cloud.vpc.calls.count("CreateRoutes") == 2
-    clock[0] = 5.0
-    await one.look(10)
-    assert one.reconciler.problems() == []
-    assert one.reconciler.in_sync()
+    await clouds.shows_late(cloud, tmp_path, "CreateRoutes")
 
 
 async def test_a_stranger_on_our_subnet(cloud: Cloud, tmp_path: Path) -> None:
-    main = next(iter(cloud.vpc.tables))
-    entry = cloud.vpc.add(main, "10.5.1.0/24", "", gateway="vpngw-1")
-    one = Daemon(cloud.open(1), 1, tmp_path)
-    one.peers()
-    await one.look()
-    assert "a route that isn't ours stands there, via VPN vpngw-1" in one.reconciler.problems()[0]
-    assert entry in cloud.vpc.tables[main]
+    await clouds.stranger_on_our_subnet(cloud, tmp_path, "VPN vpngw-1", gateway="vpngw-1")

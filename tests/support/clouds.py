@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pyflannel.lab.cloud.state import Vpc
+from pyflannel.lab.cloud.state import Entry, Vpc
 from pyflannel.model.lease import Subnets
 from pyflannel.model.node import CloudPlace
 from pyflannel.model.rows import CloudForwarding, CloudRoute
@@ -72,3 +74,81 @@ class Daemon:
         self.reconciler.touched(Touched(CloudRoute))
         self.reconciler.touched(Touched(CloudForwarding))
         await self.reconciler.reconcile()
+
+
+class Opens(Protocol):
+    """An emulated cloud, and how node *number*'s daemon opens it."""
+
+    @property
+    def vpc(self) -> Vpc: ...
+
+    def open(self, number: int = 1) -> Fabric: ...
+
+
+# What each cloud's daemons must live through
+
+
+async def life_of_two(cloud: Opens, folder: Path) -> None:
+    """Two daemons write at once, a deleted route comes back, a departed node's goes after its grace period."""
+    one, two = Daemon(cloud.open(1), 1, folder), Daemon(cloud.open(2), 2, folder)
+    one.peers(2)
+    two.peers(1)
+    await asyncio.gather(one.look(), two.look())
+    both = {"10.5.1.0/24": "n1", "10.5.2.0/24": "n2"}
+    assert both.items() <= table_of(cloud.vpc).items()
+    assert [cloud.vpc.machines[name].forwards for name in ("n1", "n2")] == [True, True]
+    cloud.vpc.remove(_own(cloud.vpc))
+    await asyncio.gather(one.look(), two.look())
+    assert both.items() <= table_of(cloud.vpc).items()
+    one.reconciler.drop(subnet(2))
+    await one.look(60)
+    assert "10.5.2.0/24" in table_of(cloud.vpc)
+    await one.look(60)
+    assert "10.5.2.0/24" not in table_of(cloud.vpc)
+    assert one.reconciler.problems() == two.reconciler.problems() == []
+
+
+async def trouble_that_passes(cloud: Opens, folder: Path, faults: Mapping[str, Any], looks: int = 3) -> None:
+    """In the end there is one route, and nothing is complained of."""
+    one = Daemon(cloud.open(1), 1, folder)
+    one.peers()
+    for name, value in faults.items():
+        setattr(cloud.vpc.faults, name, value)
+    for _ in range(looks):
+        await one.look()
+    assert table_of(cloud.vpc)["10.5.1.0/24"] == "n1"
+    assert one.reconciler.problems() == []
+    assert len(cloud.vpc.tables[next(iter(cloud.vpc.tables))]) == len(STRANGERS) + 1
+
+
+async def shows_late(cloud: Opens, folder: Path, create: str) -> None:
+    """A route that isn't shown yet is created again, and found to be there. *create*: what the API calls that."""
+    clock = [0.0]
+    cloud.vpc._now = lambda: clock[0]
+    cloud.vpc.faults.lag_s = 3.0
+    one = Daemon(cloud.open(1), 1, folder)
+    one.peers()
+    await one.look()
+    await one.look(10)
+    assert cloud.vpc.calls.count(create) == 2
+    clock[0] = 5.0
+    await one.look(10)
+    assert one.reconciler.problems() == []
+    assert one.reconciler.in_sync()
+
+
+async def stranger_on_our_subnet(cloud: Opens, folder: Path, via: str, **details: str) -> None:
+    """Its route stays, and is told, by what it leads to."""
+    main = next(iter(cloud.vpc.tables))
+    entry = cloud.vpc.add(main, "10.5.1.0/24", "", alike=False, **details)
+    one = Daemon(cloud.open(1), 1, folder)
+    one.peers()
+    await one.look()
+    assert f"a route that isn't ours stands there, via {via}" in one.reconciler.problems()[0]
+    assert entry in cloud.vpc.tables[main]
+
+
+def _own(vpc: Vpc) -> Entry:
+    found = vpc.find(next(iter(vpc.tables)), ip_network("10.5.1.0/24"))
+    assert found is not None
+    return found
