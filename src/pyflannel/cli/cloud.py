@@ -148,8 +148,7 @@ def step_lines(found: Iterable[Step]) -> list[str]:
 async def _view(options: Options, file: str, leases: bool) -> tuple[View, tuple[Lease, ...]]:
     """What a daemon would see. Without a store that answers, a config from *file* does, and there are no leases."""
     from pyflannel.cli.stores import open_store
-    from pyflannel.daemon.underlay import Underlay
-    from pyflannel.node.choose import Wish
+    from pyflannel.daemon.underlay import Underlay, wish_of
     from pyflannel.table.cloud.contract import in_thread
     from pyflannel.table.cloud.registry import open_fabric
     from pyflannel.table.kernel import Kernel
@@ -172,11 +171,7 @@ async def _view(options: Options, file: str, leases: bool) -> tuple[View, tuple[
         raise FlannelError(f"the config's backend is {config.backend_type}, which is no cloud's: nothing to look at")
     kernel = Kernel()
     try:
-        wish = Wish(
-            tuple(options.iface), tuple(options.iface_regex), options.iface_can_reach, options.public_ip,
-            options.public_ipv6,
-        )  # fmt: skip
-        node = Underlay(kernel, wish, config, options.node_name).look()
+        node = Underlay(kernel, wish_of(options), config, options.node_name).look()
     finally:
         kernel.close()
     addresses = [ip for ip in (node.address, node.address6, node.public_ip, node.public_ipv6) if ip is not None]

@@ -16,7 +16,8 @@ from pyflannel.model.errors import FlannelError
 
 GROUPS = ("config", "leases", "cloud", "lab")  # each a module of this package, imported only if it's asked for
 # Commands of a node → the module of this package that has them.
-NODE = {"status": "status", "engine": "status", "install-cni": "install"}
+NODE = {"status": "status", "engine": "status", "install-cni": "install", "adopt": "adopt"}
+PASSED = {"adopt": {"allow_extra_args": True, "ignore_unknown_options": True}}  # those that take flanneld's flags
 
 app = typer.Typer(
     help="Look at and steer a pyflannel (or flannel) network.",
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = hoisted(sys.argv[1:] if arguments is None else arguments)
     asked = words[0] if words else ""
     for name in () if asked in GROUPS else (asked,) if asked in NODE else NODE:
-        app.command(name)(getattr(import_module(f"pyflannel.cli.{NODE[name]}"), name.replace("-", "_")))
+        module = import_module(f"pyflannel.cli.{NODE[name]}")
+        app.command(name, context_settings=PASSED.get(name))(getattr(module, name.replace("-", "_")))
     for name in () if asked in NODE else GROUPS if asked not in GROUPS else (asked,):
         group: typer.Typer = import_module(f"pyflannel.cli.{name}").app
         app.add_typer(group, name=name)

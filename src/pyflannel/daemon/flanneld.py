@@ -25,9 +25,9 @@ from pyflannel.daemon import control, systemd
 from pyflannel.daemon.cloud import Cloud
 from pyflannel.daemon.health import Health
 from pyflannel.daemon.peers import Peers
-from pyflannel.daemon.tables import Place, open_tables
+from pyflannel.daemon.tables import Place, open_tables, warnings, watchers
 from pyflannel.daemon.tenure import Tenure
-from pyflannel.daemon.underlay import Underlay
+from pyflannel.daemon.underlay import Underlay, wish_of
 from pyflannel.model.errors import AddressInUse, ConfigError, ConfigMissing, LeasePending, StoreError, StoreUnreachable
 from pyflannel.model.lease import Lease, LeaseAttrs, Snapshot, Subnets
 from pyflannel.model.network import NetworkConfig
@@ -148,9 +148,12 @@ class Flanneld:
         log.info("lease: %s, backend %s, MTU %d", lease.subnets, backend.type, backend.mtu)
 
         place = Place(self._kernel, self._engines, underlay, networks, self._cloud)
-        tables, sources, extra = await open_tables(options, place, config, backend, lease.subnets)
-        reconciler = Reconciler(tables, resync_s=options.resync)
-        peers = Peers(lease.subnets, backend, reconciler, extra)
+        tables = await open_tables(options, place, config, backend, lease.subnets)
+        for warning in warnings(config, tables.manager):
+            log.warning("%s", warning)
+        await tables.links.mark()
+        reconciler = Reconciler(tables.every, resync_s=options.resync)
+        peers = Peers(lease.subnets, backend, reconciler, tables.extra)
         margin_s = options.subnet_lease_renew_margin * 60
         tenure = Tenure(self._store, lease, margin_s, provisional=provisional)
         started = Started(config, text, make, node, peers, tenure, reconciler, underlay, options.ip_masq)
@@ -159,7 +162,7 @@ class Flanneld:
             self.health.ask(asker)
         self.health.ask(lambda: [underlay.trouble] if underlay.trouble else [])
         async with asyncio.TaskGroup() as group:
-            group.create_task(reconciler.run(sources))
+            group.create_task(reconciler.run(watchers(options, place, tables)))
             group.create_task(self._follow(started))
             if provisional and checkpoint is not None:
                 log.warning("the store doesn't answer: starting from the leases known at %s", _time(checkpoint.at))
@@ -209,10 +212,7 @@ class Flanneld:
                 if checkpoint is not None and time.monotonic() - self._began > BOOT_PATIENCE_S:
                     break
             await asyncio.sleep(CONFIG_RETRY_S)
-        return Wish(
-            tuple(options.iface), tuple(options.iface_regex), options.iface_can_reach, chosen[0] or options.public_ip,
-            chosen[1] or options.public_ipv6,
-        )  # fmt: skip
+        return wish_of(options, chosen)
 
     def _wait(self, why: str) -> None:
         if self.health.starting != why:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +12,13 @@ from pyflannel.daemon.underlay import Underlay
 from pyflannel.model.lease import Subnets
 from pyflannel.model.network import NetworkConfig
 from pyflannel.model.node import IPNetwork
-from pyflannel.model.rows import Route, Row
+from pyflannel.model.rows import Family, Route, Row
 from pyflannel.node.preflight import bridge_netfilter_warning, forwarding_warning
-from pyflannel.rules.traffic import Traffic, chains
+from pyflannel.rules.traffic import Manager, Traffic, chains
 from pyflannel.table.contract import Scope, Source, Table
 from pyflannel.table.engine import EngineMonitor, EngineRoutesTable, Engines, EngineTable
 from pyflannel.table.firewall import FirewallMonitor, FirewallTable, choose_manager
+from pyflannel.table.iptables import Iptables
 from pyflannel.table.kernel import Kernel
 from pyflannel.table.links import LinksTable
 from pyflannel.table.monitor import Monitor
@@ -26,8 +26,6 @@ from pyflannel.table.nftables import Nftables
 from pyflannel.table.rtables import AddressesTable, FdbTable, NeighboursTable, RoutesTable
 from pyflannel.table.sysctls import SysctlsTable
 from pyflannel.table.tuns import TunsTable
-
-log = logging.getLogger(__name__)
 
 BLACKHOLE_METRIC = 1 << 20  # behind the bridge's own route, which has a better one
 
@@ -43,23 +41,27 @@ class Place:
     cloud: Cloud | None = None
 
 
-async def open_tables(
-    options: Options, place: Place, config: NetworkConfig, backend: Backend, own: Subnets
-) -> tuple[list[Table[Any]], list[Source], tuple[Row, ...]]:
-    """The tables, who watches them, and the rows of ours beside the backend's."""
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What a daemon has to keep: its tables, and the rows of ours beside the backend's."""
+
+    manager: Manager
+    scope: Scope
+    links: LinksTable
+    routes: RoutesTable
+    every: list[Table[Any]]
+    sources: list[Source]
+    extra: tuple[Row, ...]
+
+
+async def open_tables(options: Options, place: Place, config: NetworkConfig, backend: Backend, own: Subnets) -> Tables:
+    """Nothing is written yet."""
     kernel, engines = place.kernel, place.engines
-    manager = await choose_manager(config.nftables, Nftables())
-    families = (config.network is not None, config.ipv6_network is not None)
-    warnings = [forwarding_warning(*families)]
-    if manager == "iptables":
-        warnings.append(bridge_netfilter_warning(*families))
-    for warning in warnings:
-        if warning:
-            log.warning("%s", warning)
     current = [net for net in (config.network, config.ipv6_network) if net is not None]
+    families: list[Family] = [4 if net.version == 4 else 6 for net in current]
+    manager = await choose_manager(config.nftables, families, Nftables(), Iptables())
     scope = Scope(frozenset(backend.devices), (*current, *place.networks), f"pyflannel {options.subnet_file}")
-    links = LinksTable(kernel, scope)
-    await links.mark()
+    links, routes = LinksTable(kernel, scope), RoutesTable(kernel, scope)
     tables: list[Table[Any]] = [
         links,
         TunsTable(kernel, scope),
@@ -69,20 +71,37 @@ async def open_tables(
         SysctlsTable(),
         NeighboursTable(kernel, scope),
         FdbTable(kernel, scope),
-        RoutesTable(kernel, scope),
+        routes,
         FirewallTable(manager),
     ]
-    resync_s = options.iptables_resync if manager == "iptables" else 0
-    sources: list[Source] = [Monitor(kernel, scope, place.underlay.touch), FirewallMonitor(resync_s)]
-    sources.append(EngineMonitor(engines))
+    sources: list[Source] = []
     if place.cloud is not None:
-        cloud_tables, cloud_sources = place.cloud.tables(scope.networks)
+        cloud_tables, sources = place.cloud.tables(scope.networks)
         tables += cloud_tables
-        sources += cloud_sources
     traffic = Traffic(options.ip_masq, options.iptables_forward_rules, not options.ip_masq_fully_random_disable)
     extra: list[Row] = list(chains(config, own, traffic, manager))
     if options.ip_blackhole_route:
         extra += [
             Route(net, blackhole=True, metric=BLACKHOLE_METRIC) for net in (own.ipv4, own.ipv6) if net is not None
         ]
-    return tables, sources, tuple(extra)
+    return Tables(manager, scope, links, routes, tables, sources, tuple(extra))
+
+
+def watchers(options: Options, place: Place, tables: Tables) -> list[Source]:
+    """Who watches *tables*."""
+    resync_s = options.iptables_resync if tables.manager == "iptables" else 0
+    return [
+        Monitor(place.kernel, tables.scope, place.underlay.touch),
+        FirewallMonitor(resync_s),
+        EngineMonitor(place.engines),
+        *tables.sources,
+    ]
+
+
+def warnings(config: NetworkConfig, manager: Manager) -> list[str]:
+    """What this host lacks, and flanneld doesn't set."""
+    families = (config.network is not None, config.ipv6_network is not None)
+    found = [forwarding_warning(*families)]
+    if manager == "iptables":
+        found.append(bridge_netfilter_warning(*families))
+    return [warning for warning in found if warning]

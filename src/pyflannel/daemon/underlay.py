@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from socket import AF_INET, AF_INET6
 
+from pyflannel.cli.options import Options
 from pyflannel.model.errors import ConfigError
 from pyflannel.model.network import NetworkConfig
 from pyflannel.model.node import Node
@@ -17,6 +18,14 @@ from pyflannel.table.kernel import Kernel
 log = logging.getLogger(__name__)
 
 QUIET_S = 0.05  # Ours to tune: a DHCP renewal or a link flap is a burst of notifications; act once, after it
+
+
+def wish_of(options: Options, chosen: tuple[str, str] = ("", "")) -> Wish:
+    """What the options say about the interface; *chosen*, the store's public addresses, go before theirs."""
+    return Wish(
+        tuple(options.iface), tuple(options.iface_regex), options.iface_can_reach, chosen[0] or options.public_ip,
+        chosen[1] or options.public_ipv6,
+    )  # fmt: skip
 
 
 class Underlay:

@@ -106,15 +106,19 @@ class FirewallMonitor:
             touched(Touched(Chain))
 
 
-async def choose_manager(wish: bool | None, nft: Nftables) -> Literal["nftables", "iptables"]:
-    """nftables where `nft` works, unless the config says otherwise (*wish*: EnableNFTables). Raises ConfigError if
-    it says nftables and that can't be."""
+async def choose_manager(
+    wish: bool | None, families: Collection[Family], nft: Nftables, ipt: Iptables
+) -> Literal["nftables", "iptables"]:
+    """What the config says (*wish*: EnableNFTables). Else nftables where `nft` works, unless iptables has a say in
+    *families* already. Raises ConfigError if the config says nftables and that can't be."""
     if wish is False:
         return "iptables"
     trouble = await nft.works()
+    if trouble is not None and wish:
+        raise ConfigError(SOURCE, "EnableNFTables", True, f"false, or an nft that works here ({trouble})")
+    if wish is None:
+        trouble = trouble or await ipt.kept(families)
     if trouble is None:
         return "nftables"
-    if wish:
-        raise ConfigError(SOURCE, "EnableNFTables", True, f"false, or an nft that works here ({trouble})")
     log.info("using iptables: %s", trouble)
     return "iptables"

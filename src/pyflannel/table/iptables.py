@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pyflannel.model.rows import Chain, Family, Rule
@@ -52,6 +52,21 @@ class Iptables:
                 if code == 0 and place.name in text:
                     found.append(decode(text, family, kind))
         return found
+
+    async def kept(self, families: Collection[Family]) -> str | None:
+        """Why this host is to stay with iptables: flannel's chains are in it, or it drops what nobody accepts there,
+        which no rule of nftables undoes. None: nothing says so."""
+        for family in families:
+            if any(chain.family == family for chain in await self.dump()):
+                return f"flannel's chains are in {_PROGRAM[family]}"
+            if await self.drops_forwarded(family):
+                return f"{_PROGRAM[family]} drops what its FORWARD chain doesn't accept"
+        return None
+
+    async def drops_forwarded(self, family: Family) -> bool:
+        """Is the policy of FORWARD to drop? Docker sets it so."""
+        code, text, _ = await run([*self._prefix, f"{_PROGRAM[family]}-save", "-t", "filter"])
+        return code == 0 and "\n:FORWARD DROP " in text
 
     async def apply(self, remove: Sequence[Chain], write: Sequence[Chain]) -> dict[Family, str]:
         """One iptables-restore per family. The words of those that failed."""

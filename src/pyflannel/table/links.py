@@ -68,7 +68,7 @@ class LinksTable:
             return f"there is no device {row.underlay} to stand on"
         error = await self._do(rtlink.vxlan_create(row, names))
         if error is not None:
-            return self._explain(row, error) if error.errno == EEXIST else error
+            return self.in_the_way(row) or error if error.errno == EEXIST else error
         self._kernel.links()
         return await self._settle(row)
 
@@ -96,7 +96,7 @@ class LinksTable:
     async def _replace(self, row: VxlanLink, actual: VxlanLink | None) -> NetlinkError | str | None:
         if actual is None:
             return await self._create(row)
-        if replace(row, mac=actual.mac, mtu=actual.mtu, learning=actual.learning, up=actual.up) != actual:
+        if not in_place(actual, row):
             log.warning("%s is made anew: it is %s", row, actual)
             return await self._remove(actual) or await self._create(row)
         index = self._kernel.names.index[row.name]
@@ -113,8 +113,8 @@ class LinksTable:
         self._kernel.names_stale = True
         return await self._do(rtlink.link_delete(index))
 
-    def _explain(self, row: VxlanLink, error: NetlinkError) -> str:
-        """Who stands in the way."""
+    def in_the_way(self, row: VxlanLink) -> str | None:
+        """What would keep *row* from being made. Reads only."""
         messages = self._kernel.dump(rtlink.links_dump())
         for message in messages:
             link = rtlink.parse_link(message.body)
@@ -131,7 +131,7 @@ class LinksTable:
                     f"{other.name} uses VNI {row.vni} on port {row.port} already: `ip link del {other.name}`, "
                     "or another VNI or Port in the network config"
                 )
-        return str(error)
+        return None
 
     async def _do(self, request: Request) -> NetlinkError | None:
         (error,) = await self._kernel.batch([request])
@@ -144,6 +144,11 @@ class LinksTable:
             return []
         errno = error.errno if isinstance(error, NetlinkError) else None
         return [Failure(row, TableError(row, str(error), errno), removing)]
+
+
+def in_place(actual: VxlanLink, wanted: VxlanLink) -> bool:
+    """Can *actual* be made *wanted* without being removed?"""
+    return replace(wanted, mac=actual.mac, mtu=actual.mtu, learning=actual.learning, up=actual.up) == actual
 
 
 def _incoming(row: VxlanLink) -> tuple[int, int, bool, bool]:

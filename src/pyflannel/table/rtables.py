@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, ENXIO, ESRCH
 from socket import AF_INET, AF_INET6
 from typing import Generic, TypeVar
@@ -168,12 +168,26 @@ class RoutesTable(_Batched[Route]):
             if row is not None:
                 yield row
 
+    def in_the_way(self, rows: Sequence[Route]) -> list[str]:
+        """What would keep *rows* from being made: somebody else's under their keys. Reads only."""
+        standing = self._standing(rows)
+        return [
+            _rivalry(rival, None)
+            for row in rows
+            if (rival := standing.get(row.key)) and not (adoptable(rival, row) or owns_route(rival, self._scope))
+        ]
+
+    def _standing(self, rows: Sequence[Route]) -> dict[Hashable, Route]:
+        """The routes that the kernel uses, by key, in the families of *rows*."""
+        found: dict[Hashable, Route] = {}
+        for version in sorted({row.destination.version for row in rows}):
+            for other in self._all(version):
+                found.setdefault(other.key, other)
+        return found
+
     async def _occupied(self, taken: list[tuple[Route, NetlinkError]]) -> list[Failure[Route]]:
         """Adopt in place what equals the wanted route in all but its mark, or bears it; name the rival of others."""
-        rivals: dict[Hashable, Route] = {}
-        for version in sorted({row.destination.version for row, _ in taken}):
-            for other in self._all(version):
-                rivals.setdefault(other.key, other)
+        rivals = self._standing([row for row, _ in taken])
         adopted: list[Route] = []
         failures: list[Failure[Route]] = []
         for row, error in taken:
@@ -189,7 +203,7 @@ class RoutesTable(_Batched[Route]):
         return failures
 
 
-def _rivalry(rival: Route | None, error: NetlinkError) -> str:
+def _rivalry(rival: Route | None, error: NetlinkError | None) -> str:
     if rival is None:  # gone again, or of a kind that isn't read: with a type of service, over a vanished device
         return f"{error}: `ip route show table main` tells what stands there"
     words = str(rival).removeprefix("route ").removesuffix(f" proto {rival.protocol}")

@@ -12,11 +12,12 @@ import pytest
 from pyflannel.model.errors import ConfigError
 from pyflannel.model.lease import Subnets
 from pyflannel.model.network import NetworkConfig
-from pyflannel.model.rows import Chain
+from pyflannel.model.rows import Chain, Family
 from pyflannel.reconcile.diff import diff
 from pyflannel.rules.traffic import Traffic, chains
 from pyflannel.table.contract import Change, Touched
 from pyflannel.table.firewall import FirewallMonitor, FirewallTable, choose_manager
+from pyflannel.table.iptables import Iptables
 from pyflannel.table.nftables import Nftables
 from support.netns import Netns, inside, namespace
 
@@ -154,13 +155,35 @@ async def test_disturbances_are_told(netns: Netns) -> None:
     monitor.close()
 
 
-async def test_which_manager() -> None:
-    works, missing = Nftables(), Nftables(("false",))
-    assert await choose_manager(None, works) == "nftables"
-    assert await choose_manager(False, works) == "iptables"
-    assert await choose_manager(None, missing) == "iptables"
+async def test_which_manager(netns: Netns) -> None:
+    prefix = ("ip", "netns", "exec", netns.name)
+    works, missing, ipt = Nftables(prefix), Nftables(("false",)), Iptables(prefix)
+    assert await choose_manager(None, (4, 6), works, ipt) == "nftables"
+    assert await choose_manager(None, (4, 6), works, Iptables(("env", "PATH=/nowhere"))) == "nftables"
+    assert await choose_manager(False, (4, 6), works, ipt) == "iptables"
+    assert await choose_manager(None, (4, 6), missing, ipt) == "iptables"
     with pytest.raises(ConfigError, match="EnableNFTables is true"):
-        await choose_manager(True, missing)
+        await choose_manager(True, (4, 6), missing, ipt)
+
+
+@pytest.mark.parametrize(
+    ("commands", "family"),
+    [
+        (["iptables -P FORWARD DROP"], 4),
+        (["ip6tables -P FORWARD DROP"], 6),
+        (["iptables -t nat -N FLANNEL-POSTRTG"], 4),
+        (["ip6tables -N FLANNEL-FWD", "ip6tables -A FORWARD -j FLANNEL-FWD"], 6),
+    ],
+)
+async def test_iptables_is_kept_where_it_has_a_say(netns: Netns, commands: list[str], family: Family) -> None:
+    prefix = ("ip", "netns", "exec", netns.name)
+    for command in commands:
+        netns(command)
+    other: Family = 6 if family == 4 else 4
+    nft, ipt = Nftables(prefix), Iptables(prefix)
+    assert await choose_manager(None, (family,), nft, ipt) == "iptables"
+    assert await choose_manager(None, (other,), nft, ipt) == "nftables", "a family that the cluster hasn't"
+    assert await choose_manager(True, (family,), nft, ipt) == "nftables", "the config's word goes first"
 
 
 async def test_missing_programs_are_named(netns: Netns) -> None:

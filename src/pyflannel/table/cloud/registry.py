@@ -11,6 +11,11 @@ from pyflannel.table.cloud.contract import Fabric, Opener
 GROUP = "pyflannel.clouds"
 
 
+def is_cloud(backend_type: str) -> bool:
+    """Does a cloud's network carry the packets of this Backend.Type?"""
+    return any(entry.name == backend_type for entry in entry_points(group=GROUP))
+
+
 def open_fabric(config: NetworkConfig) -> Fabric | None:
     """The fabric of the config's Backend.Type; None if that is no cloud's. Raises ConfigError."""
     entry = next((entry for entry in entry_points(group=GROUP) if entry.name == config.backend_type), None)
