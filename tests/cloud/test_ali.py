@@ -93,12 +93,16 @@ def test_the_system_table_if_the_vswitch_has_none(cloud: Cloud, hardened: bool) 
     assert (place.tables, place.zone) == ((TABLE,), "cn-lab-a")
 
 
-def test_the_vswitchs_own_table_goes_first_and_every_page_is_read(cloud: Cloud) -> None:
+def test_every_table_that_serves_a_vswitch_gets_the_route_and_every_page_is_read(cloud: Cloud) -> None:
     for number in range(7):
         cloud.vpc.tables[f"vtb-{number}"] = []
     cloud.vpc.page = 3
-    cloud.front.vswitches_of["vtb-6"] = ["vsw-other", "vsw-lab00001"]
-    assert cloud.placed()[1].tables == ("vtb-6",)
+    cloud.front.vswitches_of |= {"vtb-2": ["vsw-databases"], "vtb-6": ["vsw-other", "vsw-lab00001"]}
+    fabric, place = cloud.placed()
+    assert place.tables == (TABLE, "vtb-2", "vtb-6")
+    for table in place.tables:
+        fabric.create(place, table, NET1)
+    assert {route.table for route in fabric.routes(place, [NET1])} == set(place.tables)
 
 
 def test_tables_by_name(cloud: Cloud) -> None:

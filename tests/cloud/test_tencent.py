@@ -73,18 +73,12 @@ def test_the_main_table_if_the_subnet_has_none(cloud: Cloud) -> None:
     assert place.tables == ("rtb-lab00001",)
 
 
-def test_the_subnets_own_table_goes_first(cloud: Cloud) -> None:
-    cloud.vpc.tables["rtb-own"] = []
-    cloud.front.subnet_of["rtb-own"] = "subnet-lab00001"
-    assert cloud.open().locate([address(1)]).tables == ("rtb-own",)
-
-
-def test_every_page_of_tables_is_read(cloud: Cloud) -> None:
+def test_every_table_that_serves_a_subnet_gets_the_route_and_every_page_is_read(cloud: Cloud) -> None:
     for number in range(7):
         cloud.vpc.tables[f"rtb-{number}"] = []
     cloud.vpc.page = 3
-    cloud.front.subnet_of["rtb-6"] = "subnet-lab00001"
-    assert cloud.open().locate([address(1)]).tables == ("rtb-6",)
+    cloud.front.subnet_of |= {"rtb-2": "subnet-databases", "rtb-6": "subnet-lab00001"}
+    assert cloud.open().locate([address(1)]).tables == ("rtb-lab00001", "rtb-2", "rtb-6")
 
 
 def test_tables_by_name(cloud: Cloud) -> None:

@@ -61,7 +61,6 @@ class Ali(FrontEnd):
             "region-id": self.vpc.region,
             "zone-id": machine.zone,
             "vpc-id": self.vpc.network,
-            "vswitch-id": machine.fields["vswitch"],
             "private-ipv4": machine.addresses[0],
         }
         if self.role:
@@ -238,5 +237,5 @@ def build_front(machines: list[tuple[str, str, str]]) -> Ali:
     vpc = Vpc("ali-vpc", "vpc-lab00001", "cn-lab", ["vtb-lab00001"], quota=200)
     for number, (name, ipv4, ipv6) in enumerate(machines, 1):
         ident = f"i-lab{number:05}"
-        vpc.add_machine(Machine(name, ident, ident, [ipv4, ipv6], "cn-lab-a", fields={"vswitch": "vsw-lab00001"}))
+        vpc.add_machine(Machine(name, ident, ident, [ipv4, ipv6], "cn-lab-a"))
     return Ali(vpc)

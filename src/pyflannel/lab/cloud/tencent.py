@@ -44,7 +44,6 @@ class Tencent(FrontEnd):
             "network/interfaces/macs/": f"{mac}/",
             f"{base}/local-ipv4s/": "\n".join(f"{ip}/" for ip in machine.addresses if ":" not in ip),
             f"{base}/vpc-id": vpc.network,
-            f"{base}/subnet-id": machine.fields["subnet"],
         }
         if self.role:
             secret, token = KEYS["AKIDrole"]
@@ -183,6 +182,6 @@ def build_front(machines: list[tuple[str, str, str]]) -> Tencent:
     """A VPC with *machines*."""
     vpc = Vpc("tencent-vpc", "vpc-lab00001", "ap-lab", ["rtb-lab00001"])
     for number, (name, ipv4, ipv6) in enumerate(machines, 1):
-        fields = {"mac": f"52:54:00:00:00:{number:02x}", "subnet": "subnet-lab00001"}
+        fields = {"mac": f"52:54:00:00:00:{number:02x}"}
         vpc.add_machine(Machine(name, f"ins-lab{number:05}", ipv4, [ipv4, ipv6], "ap-lab-1", fields=fields))
     return Tencent(vpc)

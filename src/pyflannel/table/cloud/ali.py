@@ -72,18 +72,22 @@ class Ali:
         return self._api
 
     def _tables(self, me: Identity) -> tuple[str, ...]:
-        """Those named in the config; else the vSwitch's own, else the VPC's system table."""
+        """Those named in the config; else the VPC's system table, and each other that serves a vSwitch: nodes in any
+        of them then reach each other."""
         found = self._listed(me.vpc)
         if self._wanted:
             if strangers := sorted(set(self._wanted) - {table["RouteTableId"] for table in found}):
                 has = ", ".join(sorted(table["RouteTableId"] for table in found))
                 raise CloudError(f"RouteTableID is {', '.join(strangers)}, which {me.vpc} lacks; it has {has}")
             return self._wanted
-        own = [table for table in found if me.vswitch in (table.get("VSwitchIds") or {}).get("VSwitchId", ())]
-        own = own or [table for table in found if table.get("RouteTableType") == "System"]
-        if not own:
-            raise CloudError(f"{me.vpc} has no route table for {me.vswitch}: name one by RouteTableID")
-        return (str(own[0]["RouteTableId"]),)
+        serving = [
+            str(table["RouteTableId"])
+            for table in found
+            if table.get("RouteTableType") == "System" or (table.get("VSwitchIds") or {}).get("VSwitchId")
+        ]
+        if not serving:
+            raise CloudError(f"{me.vpc} has no route table that serves a vSwitch: name one by RouteTableID")
+        return tuple(serving)
 
     def _listed(self, vpc: str) -> list[dict[str, Any]]:
         """The VPC's route tables: every page."""

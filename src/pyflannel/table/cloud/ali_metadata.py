@@ -23,7 +23,6 @@ class Identity:
     region: str
     zone: str
     vpc: str
-    vswitch: str
     address: str
 
 
@@ -44,7 +43,7 @@ def identity() -> Identity:
             raise CloudError(f"the metadata service {base()} has no {name}: is this a machine in a VPC?")
         return found.strip()
 
-    names = ("instance-id", "region-id", "zone-id", "vpc-id", "vswitch-id", "private-ipv4")
+    names = ("instance-id", "region-id", "zone-id", "vpc-id", "private-ipv4")
     return Identity(*map(get, names))
 
 

@@ -74,15 +74,16 @@ class Tencent:
             mine = [ip for ip in ips if ip in wanted]
             if mine:
                 self._vpc = self._metadata(f"{base}/vpc-id")
-                subnet = self._metadata(f"{base}/subnet-id")
-                tables = self._tables(subnet)
+                tables = self._tables()
                 return CloudPlace(self._vpc, instance, mine[0], tables, (4,), self._metadata("placement/zone"))
         raise CloudError(
             f"no interface of {instance} bears {' or '.join(sorted(wanted))} (they bear {', '.join(borne)}): "
             "give the VPC's own by --iface"
         )
 
-    def _tables(self, subnet: str) -> tuple[str, ...]:
+    def _tables(self) -> tuple[str, ...]:
+        """Those named in the config; else the default one, and each other that serves a subnet: nodes in any of them
+        then reach each other."""
         found = self._all_tables()
         if self._wanted:
             strangers = sorted(set(self._wanted) - found.keys())
@@ -90,13 +91,10 @@ class Tencent:
                 has = ", ".join(sorted(found))
                 raise CloudError(f"RouteTableID is {', '.join(strangers)}, which {self._vpc} lacks; it has {has}")
             return self._wanted
-        for name, table in found.items():
-            if any(each["SubnetId"] == subnet for each in table.get("AssociationSet") or ()):
-                return (name,)
-        main = [name for name, table in found.items() if table.get("Main")]
-        if not main:
-            raise CloudError(f"{self._vpc} has no route table for {subnet}: name one by RouteTableID")
-        return (main[0],)
+        serving = [name for name, table in found.items() if table.get("Main") or table.get("AssociationSet")]
+        if not serving:
+            raise CloudError(f"{self._vpc} has no route table that serves a subnet: name one by RouteTableID")
+        return tuple(serving)
 
     def forwards(self, place: CloudPlace) -> bool:
         """Tencent's machines always may."""

@@ -1,0 +1,41 @@
+"""A cloud whose SDK isn't installed: one error, which names the extra; and none is loaded where it isn't needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pyflannel.model.errors import ConfigError
+from pyflannel.model.network import NetworkConfig
+from pyflannel.table.cloud.registry import open_fabric
+
+SDKS = {
+    "aws-vpc": ("botocore", "aws"),
+    "gce": ("google.auth", "gce"),
+    "ali-vpc": ("alibabacloud_tea_openapi", "ali"),
+    "tencent-vpc": ("tencentcloud.common.common_client", "tencent"),
+}
+
+
+@pytest.mark.parametrize("kind", SDKS)
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    module, extra = SDKS[kind]
+    monkeypatch.setitem(sys.modules, module, None)
+    config = NetworkConfig.parse(f'{{"Network": "10.5.0.0/16", "Backend": {{"Type": "{kind}"}}}}')
+    with pytest.raises(ConfigError, match=rf"Backend\.Type is \"{kind}\", .*pip install 'pyflannel\[{extra}\]'"):
+        open_fabric(config)
+
+
+def test_no_sdk_is_loaded_for_another_backend() -> None:
+    program = (
+        "import sys, pyflannel.daemon.flanneld\n"
+        "from pyflannel.model.network import NetworkConfig\n"
+        "from pyflannel.table.cloud.registry import open_fabric\n"
+        'assert open_fabric(NetworkConfig.parse(\'{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}\')) is None\n'
+        "print([name for name in sys.modules if name.split('.')[0] in "
+        "('botocore', 'google', 'Tea', 'darabonba', 'tencentcloud', 'requests', 'moto')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
