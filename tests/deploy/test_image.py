@@ -20,7 +20,7 @@ def steps() -> list[tuple[str, list[str]]]:
 
 
 def test_only_steps_that_docker_knows() -> None:
-    known = {"FROM", "RUN", "COPY", "WORKDIR", "ENV", "ENTRYPOINT"}
+    known = {"FROM", "RUN", "COPY", "WORKDIR", "ENV", "ENTRYPOINT", "ARG"}
     assert {step for step, _ in steps()} == known
 
 
@@ -45,6 +45,8 @@ def test_what_is_copied_is_there() -> None:
 
 def test_what_is_linked_is_made() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra in re.findall(r"EXTRAS=\[(\w+)\]'?, or (\w+), (\w+), (\w+)", TEXT)[0]:
+        assert extra in project["optional-dependencies"]
     linked = set(re.findall(r"/opt/pyflannel/bin/([\w-]+)", " ".join(LINES))) - {"pip", "python"}
     assert linked == set(project["scripts"]) == {"flanneld", "flannelctl", "mk-docker-opts"}
 
