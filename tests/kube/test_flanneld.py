@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pyflannel.lab import faults
 from pyflannel.lab.cluster import STORE_HOST, Cluster
 from pyflannel.lab.measure import flood
 from pyflannel.lab.node import Node
+from support import goflannel
 from support.cni import Host
 from support.kube.control import PODS, ControlPlane
 from support.lab import eventually, lab
@@ -139,3 +141,31 @@ def add(node: Node, pod: Netns) -> str:
     answer = Host(Netns(node.netns), folder)("ADD", netns=pod.name)
     assert answer.code == 1
     return str(answer.json["msg"])
+
+
+def test_a_node_is_taken_over_from_go_flannel_and_given_back(kube: Kube) -> None:
+    """`adopt --check` says it's safe, and it is: no packet is lost, there and back."""
+    for number, node in enumerate(kube.nodes, 1):
+        kube.join(node, f"10.244.{number}.0/24")
+        node.start_flanneld()
+    for node in kube.nodes:
+        node.wait_ready()
+        node.add_pods(1)
+    for node in kube.nodes:
+        goflannel.become(node)
+    first, second = kube.nodes
+    before = kube.annotations(first)
+    with flood(second.pods[0], first.pods[0].address) as ping:
+        done = first.exec(sys.executable, "-m", "pyflannel.cli.flannelctl", "adopt", "--check", *first.arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "lease       keep 1" in done.stdout
+        assert "safe: nothing that carries packets goes before its successor stands" in done.stdout
+        first.start_flanneld()
+        first.wait_ready()
+        assert "10.244.2.0/24" in routes(first)
+        first.stop_flanneld()
+        goflannel.start(first)
+        assert not routes(first)
+    assert ping.sent > 100
+    assert ping.lost == 0, ping.output
+    assert kube.annotations(first) == before

@@ -22,6 +22,7 @@ from pyflannel.model.network import NetworkConfig
 from pyflannel.model.node import Node, Past
 from pyflannel.model.rows import Route, VxlanLink
 from pyflannel.reconcile.reconciler import Reconciler
+from pyflannel.store.allocate import fits
 from pyflannel.store.contract import Store
 from pyflannel.table.cloud.registry import is_cloud
 from pyflannel.table.engine import Engines
@@ -45,6 +46,7 @@ class Scene:
 class Rehearsal:
     """What was found. Without a `lease` nothing after it was looked at.
 
+    `kept`: the store would give that lease again (one that no longer fits the config is given back).
     `env` and `env_wanted` are subnet.env's text now and then. `in_the_way` are rows of somebody else's, each with the
     way out. `drops` are the families of which iptables drops what its FORWARD chain doesn't accept. `pids` are the
     daemons called flanneld that run in this network namespace.
@@ -56,6 +58,7 @@ class Rehearsal:
     lease: Lease | None
     pids: tuple[int, ...]
     env: str
+    kept: bool = True
     backend: Backend | None = None
     manager: str = ""
     env_wanted: str = ""
@@ -115,6 +118,7 @@ async def _rehearse(options: Options, store: Store, kernel: Kernel, engines: Eng
         lease,
         pids,
         env,
+        options.store_kind == "kubernetes" or fits(config, lease.subnets),
         backend,
         tables.manager,
         subnet_env.encode(config, lease.subnets, backend.mtu, options.ip_masq),

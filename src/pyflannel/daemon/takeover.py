@@ -16,7 +16,6 @@ from pyflannel.daemon.rehearsal import Rehearsal, Scene
 from pyflannel.model.lease import Lease
 from pyflannel.model.rows import PROTOCOL, Chain, Route, VxlanLink
 from pyflannel.reconcile.diff import diff
-from pyflannel.store.allocate import fits
 from pyflannel.table.links import in_place
 from pyflannel.wire import subnet_env
 
@@ -138,7 +137,7 @@ def _no_lease(found: Rehearsal) -> str:
 
 
 def _of_the_lease(found: Rehearsal, lease: Lease) -> Iterator[str]:
-    if not fits(found.config, lease.subnets):
+    if not found.kept:
         yield f"the lease {lease.subnets} doesn't fit the config any more: the node would get another subnet"
     subnets, _ = subnet_env.previous(found.env)
     if subnets is not None and subnets != lease.subnets:

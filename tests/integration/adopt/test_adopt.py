@@ -174,6 +174,14 @@ def test_a_config_that_flannel_does_not_run_with(vxlan: Cluster, backend: dict[s
     refused(check(vxlan.nodes[0]), words)
 
 
+def test_a_lease_that_does_not_fit_the_config_any_more(vxlan: Cluster) -> None:
+    async def write(store: Any) -> None:
+        await store.write_config('{"Network": "10.244.0.0/16", "SubnetLen": 26, "Backend": {"Type": "vxlan"}}')
+
+    vxlan.with_store(write)
+    refused(check(vxlan.nodes[0]), "doesn't fit the config any more: the node would get another subnet")
+
+
 def test_the_config_wants_nftables_where_iptables_drops(vxlan: Cluster) -> None:
     async def write(store: Any) -> None:
         await store.write_config('{"Network": "10.244.0.0/16", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}')
