@@ -48,21 +48,26 @@ def strangers(vpc: Vpc) -> list[tuple[str, str, str, str]]:
 
 
 class Daemon:
-    """Node *number*'s tables over *fabric*, with a clock that tests turn."""
+    """Node *number*'s tables over *fabric*, with a clock that tests turn. `base` is the first machine's address less 1."""
 
-    def __init__(self, fabric: Fabric, number: int, folder: Path) -> None:
-        self.now, self.number, self.fabric = 0.0, number, fabric
-        self.place: CloudPlace = fabric.locate([address(number)])
+    def __init__(self, fabric: Fabric, number: int, folder: Path, base: str = "127.0.0.10") -> None:
+        self.now, self.number, self.fabric, self.file = 0.0, number, fabric, folder / f"n{number}.json"
+        self._base = ip_address(base)
+        self.place: CloudPlace = fabric.locate([self._base + number])
+        self.boot()
+
+    def boot(self) -> None:
+        """A new process: what was on disk is there."""
         self.table = CloudRoutesTable(
-            fabric, self.place, [NETWORK], folder / f"n{number}.json", GRACE_S, monotonic=lambda: self.now
+            self.fabric, self.place, [NETWORK], self.file, GRACE_S, monotonic=lambda: self.now
         )
-        tables: list[Table[Any]] = [self.table, ForwardingTable(fabric, self.place)]
+        tables: list[Table[Any]] = [self.table, ForwardingTable(self.fabric, self.place)]
         self.reconciler = Reconciler(tables, monotonic=lambda: self.now)
-        self.reconciler.want(BASE, (CloudForwarding(self.place.next_hop), *self.rows(number, own=True)))
+        self.reconciler.want(BASE, (CloudForwarding(self.place.next_hop), *self.rows(self.number, own=True)))
 
     def rows(self, number: int, own: bool = False) -> tuple[CloudRoute, ...]:
         net = ip_network(f"10.5.{number}.0/24")
-        return tuple(CloudRoute(table, net, address(number), own) for table in self.place.tables)
+        return tuple(CloudRoute(table, net, self._base + number, own) for table in self.place.tables)
 
     def peers(self, *numbers: int) -> None:
         """A complete snapshot."""

@@ -14,7 +14,7 @@ from pyflannel.model.rows import ENGINES
 STORES = ("local", "etcd")
 CLOUDS = ("aws-vpc", "gce", "ali-vpc", "tencent-vpc")
 # A lab's patience, in seconds: long enough to be seen, short enough to wait for.
-CLOUD_OPTIONS = {"SyncSeconds": 1, "GraceSeconds": 10}
+CLOUD_OPTIONS = {"SyncSeconds": 1, "GraceSeconds": 6}
 MAX_NODES = 200  # addresses of one link; a bridge takes 1,023 ports
 MAX_PODS = 200  # addresses of a node's /24
 MIN_MTU = 1280  # the underlay speaks IPv6, too (RFC 8200, section 5)

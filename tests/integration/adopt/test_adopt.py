@@ -34,10 +34,31 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture
 def vxlan() -> Iterator[Cluster]:
+    """For a test that spoils it."""
     with lab(store="etcd") as found:
         for node in found.nodes:
             goflannel.become(node)
         yield found
+
+
+@pytest.fixture(scope="module")
+def one_for_all() -> Iterator[Cluster]:
+    with lab(store="etcd") as found:
+        for node in found.nodes:
+            goflannel.become(node)
+        yield found
+
+
+@pytest.fixture
+def shared(one_for_all: Cluster) -> Iterator[Cluster]:
+    """For a test after which all is as before: config, subnet.env, the FORWARD policy."""
+    node = one_for_all.nodes[0]
+    env, config = node.path / "run/subnet.env", one_for_all.with_store(lambda store: store.config_text())
+    text = env.read_text()
+    yield one_for_all
+    env.write_text(text)
+    one_for_all.with_store(lambda store: store.write_config(config))
+    node("iptables -P FORWARD ACCEPT")
 
 
 def check(node: Node, *flags: str, drop: str = "") -> subprocess.CompletedProcess[str]:
@@ -132,8 +153,8 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert each in done.stdout, done.stdout
 
 
-def test_masquerade_that_would_go(vxlan: Cluster) -> None:
-    refused(check(vxlan.nodes[0], drop="--ip-masq"), "masquerade IPv4 (6 rules) would go: give --ip-masq")
+def test_masquerade_that_would_go(shared: Cluster) -> None:
+    refused(check(shared.nodes[0], drop="--ip-masq"), "masquerade IPv4 (6 rules) would go: give --ip-masq")
 
 
 def test_no_lease(vxlan: Cluster) -> None:
@@ -149,10 +170,10 @@ async def _release_all(store: Any) -> None:
         await store.release(lease.subnets)
 
 
-def test_a_subnet_file_of_another_subnet(vxlan: Cluster) -> None:
-    file = vxlan.nodes[0].path / "run/subnet.env"
+def test_a_subnet_file_of_another_subnet(shared: Cluster) -> None:
+    file = shared.nodes[0].path / "run/subnet.env"
     file.write_text(file.read_text().replace("FLANNEL_SUBNET=10.244.", "FLANNEL_SUBNET=10.244.1"))
-    refused(check(vxlan.nodes[0]), "subnet.env says 10.244.1", "the node's pods would be cut off")
+    refused(check(shared.nodes[0]), "subnet.env says 10.244.1", "the node's pods would be cut off")
 
 
 @pytest.mark.parametrize(
@@ -164,30 +185,30 @@ def test_a_subnet_file_of_another_subnet(vxlan: Cluster) -> None:
         ({"Type": "udp"}, "flannel runs as vxlan, the config says udp"),
     ],
 )
-def test_a_config_that_flannel_does_not_run_with(vxlan: Cluster, backend: dict[str, Any], words: str) -> None:
+def test_a_config_that_flannel_does_not_run_with(shared: Cluster, backend: dict[str, Any], words: str) -> None:
     text = json.dumps({"Network": "10.244.0.0/16", "Backend": backend})
 
     async def write(store: Any) -> None:
         await store.write_config(text)
 
-    vxlan.with_store(write)
-    refused(check(vxlan.nodes[0]), words)
+    shared.with_store(write)
+    refused(check(shared.nodes[0]), words)
 
 
-def test_a_lease_that_does_not_fit_the_config_any_more(vxlan: Cluster) -> None:
+def test_a_lease_that_does_not_fit_the_config_any_more(shared: Cluster) -> None:
     async def write(store: Any) -> None:
         await store.write_config('{"Network": "10.244.0.0/16", "SubnetLen": 26, "Backend": {"Type": "vxlan"}}')
 
-    vxlan.with_store(write)
-    refused(check(vxlan.nodes[0]), "doesn't fit the config any more: the node would get another subnet")
+    shared.with_store(write)
+    refused(check(shared.nodes[0]), "doesn't fit the config any more: the node would get another subnet")
 
 
-def test_the_config_wants_nftables_where_iptables_drops(vxlan: Cluster) -> None:
+def test_the_config_wants_nftables_where_iptables_drops(shared: Cluster) -> None:
     async def write(store: Any) -> None:
         await store.write_config('{"Network": "10.244.0.0/16", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}')
 
-    node = vxlan.nodes[0]
-    vxlan.with_store(write)
+    node = shared.nodes[0]
+    shared.with_store(write)
     done = check(node)
     assert done.returncode == 0, done.stdout
     assert "create   nftables chain forward IPv4" in done.stdout
@@ -202,8 +223,8 @@ def test_a_strangers_route(vxlan: Cluster) -> None:
     refused(check(node), f"a route that isn't ours stands there: `ip route del {net} via {other.address} dev e0`")
 
 
-def test_a_store_that_does_not_answer(vxlan: Cluster) -> None:
-    node = vxlan.nodes[0]
+def test_a_store_that_does_not_answer(shared: Cluster) -> None:
+    node = shared.nodes[0]
     done = check(node, "--etcd-endpoints=http://192.168.77.99:2379")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -220,8 +241,8 @@ def test_ours_runs_already(vxlan: Cluster) -> None:
     assert "pyflannel's flanneld runs here already" in done.stderr
 
 
-def test_flannels_process_is_named(vxlan: Cluster, tmp_path: Path) -> None:
-    node = vxlan.nodes[0]
+def test_flannels_process_is_named(shared: Cluster, tmp_path: Path) -> None:
+    node = shared.nodes[0]
     program = tmp_path / "flanneld"
     shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
     with subprocess.Popen(["ip", "netns", "exec", node.netns, str(program), "60"]) as process:

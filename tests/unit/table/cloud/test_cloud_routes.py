@@ -6,63 +6,32 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyflannel.lab.cloud.state import Machine, Vpc
-from pyflannel.model.lease import Subnets
 from pyflannel.model.rows import CloudForwarding, CloudRoute, Route
 from pyflannel.reconcile.desired import BASE
 from pyflannel.reconcile.reconciler import Reconciler
 from pyflannel.table.cloud.memory import load
-from pyflannel.table.cloud.routes import CloudPoll, CloudRoutesTable, ForwardingTable
+from pyflannel.table.cloud.routes import CloudPoll
 from pyflannel.table.contract import Change, Failure, Touched
+from support import clouds
+from support.clouds import subnet
 from support.fabric import StateFabric, network
 from support.kernel import FakeTable
 
-NETWORK = ip_network("10.5.0.0/16")
-GRACE_S = 100.0
 
+class Daemon(clouds.Daemon):
+    """A daemon over the state itself, without an API between."""
 
-def subnet(number: int) -> Subnets:
-    return Subnets(IPv4Network(f"10.5.{number}.0/24"))
-
-
-class Daemon:
-    """Node *number*'s tables and reconciler, with a clock that tests turn."""
+    fabric: StateFabric
 
     def __init__(self, vpc: Vpc, folder: Path, number: int = 1) -> None:
-        self.vpc, self.number, self.now = vpc, number, 0.0
-        self.fabric = StateFabric(vpc, f"n{number}")
-        self.place = self.fabric.locate([])
-        self.folder = folder / f"n{number}.json"
-        self.boot()
-
-    def boot(self) -> None:
-        """A new process: what was on disk is there."""
-        self.table = CloudRoutesTable(
-            self.fabric, self.place, [NETWORK], self.folder, GRACE_S, monotonic=lambda: self.now
-        )
-        self.reconciler = Reconciler([self.table, ForwardingTable(self.fabric, self.place)], monotonic=lambda: self.now)
-        self.reconciler.want(BASE, (CloudForwarding(self.place.next_hop), *self.rows(self.number, own=True)))
-
-    def rows(self, number: int, own: bool = False) -> tuple[CloudRoute, ...]:
-        net, gateway = ip_network(f"10.5.{number}.0/24"), ip_address(f"10.0.0.{number}")
-        return tuple(CloudRoute(table, net, gateway, own) for table in self.place.tables)
-
-    def peers(self, *numbers: int) -> None:
-        """A complete snapshot."""
-        self.reconciler.sweep({subnet(number): self.rows(number) for number in numbers})
-
-    async def look(self, passed_s: float = 30.0) -> None:
-        """*passed_s* later, the poll comes."""
-        self.now += passed_s
-        self.reconciler.touched(Touched(CloudRoute))
-        self.reconciler.touched(Touched(CloudForwarding))
-        await self.reconciler.reconcile()
+        super().__init__(StateFabric(vpc, f"n{number}"), number, folder, base="10.0.0.0")
 
 
 @pytest.fixture
@@ -310,7 +279,7 @@ async def test_memory_that_is_spoilt_or_cannot_be_written_keeps_routes(
     for _ in range(5):
         await daemon.look(90)
     assert "10.5.2.0/24" in there(vpc)
-    daemon.folder = tmp_path / "n1.json/impossible"
+    daemon.file = tmp_path / "n1.json/impossible"
     daemon.boot()
     await daemon.look()
     assert "can't be written" in caplog.text
