@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,10 +56,10 @@ class Daemon:
         self.place: CloudPlace = fabric.locate([self._base + number])
         self.boot()
 
-    def boot(self) -> None:
+    def boot(self, overflow: Callable[[bool], None] | None = None) -> None:
         """A new process: what was on disk is there."""
         self.table = CloudRoutesTable(
-            self.fabric, self.place, [NETWORK], self.file, GRACE_S, monotonic=lambda: self.now
+            self.fabric, self.place, [NETWORK], self.file, GRACE_S, overflow=overflow, monotonic=lambda: self.now
         )
         tables: list[Table[Any]] = [self.table, ForwardingTable(self.fabric, self.place)]
         self.reconciler = Reconciler(tables, monotonic=lambda: self.now)

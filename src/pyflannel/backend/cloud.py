@@ -1,7 +1,8 @@
 """aws-vpc, gce, ali-vpc, tencent-vpc: the cloud's own network routes; no encapsulation (backends reference, 11).
 
-Each node has one route to itself in each of its route tables; what a peer needs is there then, too. Nodes outside of
-the cloud's network take part if the config has a `Fallback`: pairs that the network doesn't join speak vxlan.
+Each node has one route to itself in each of its route tables; what a peer needs is there then, too. If the config has a
+`Fallback`, pairs that the network doesn't join speak vxlan: nodes outside of it, and those for whose route there was no
+room (they overflow).
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from pyflannel.model.network import SOURCE, NetworkConfig
 from pyflannel.model.node import CloudPlace, IPAddress, IPNetwork, Node, Past
 from pyflannel.model.rows import CloudForwarding, CloudRoute, Row
 
-FIELD = (
-    "Cloud"  # in the backend data beside VNI and VtepMAC: the network's id. Other vxlan nodes skip what they don't know
-)
+# In the backend data beside VNI and VtepMAC: the network's id, and whether it has no room for the node's route. Other
+# vxlan nodes skip what they don't know.
+FIELD, OVERFLOW = "Cloud", "Overflow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +96,22 @@ class Cloud:
     def reach(self, peer: Lease) -> tuple[Row, ...]:
         """The routes that the peer writes, to be looked at; or the fallback's rows."""
         place, attrs = self._node.cloud, peer.attrs
-        if place is not None and (self._fallback is None or _network(attrs) == place.network):
-            if self._fallback is None and attrs.backend_type:
+        if self._fallback is None:
+            assert place is not None
+            if attrs.backend_type:
                 raise Unreachable(f"its backend is {attrs.backend_type}, ours {self.type}: give it this config")
             return self._routes(place, peer.subnets, attrs.public_ip, attrs.public_ipv6)
-        assert self._fallback is not None
-        return self._fallback.reach(peer)
+        network, overflow = _network(attrs)
+        if place is None or network != place.network:
+            return self._fallback.reach(peer)
+        routes = self._routes(place, peer.subnets, attrs.public_ip, attrs.public_ipv6)
+        if not (place.full or overflow):
+            return routes
+        try:
+            rows = self._fallback.reach(peer)
+        except Unreachable:
+            return routes  # better one way than none; and nobody's route is taken for a departed node's
+        return (*rows, *(replace(route, spare=True) for route in routes))
 
     def _routes(
         self,
@@ -120,12 +131,21 @@ class Cloud:
 
 
 def _with_network(data: str | None, place: CloudPlace) -> str | None:
-    return None if data is None else compact({**json.loads(data), FIELD: place.network})
-
-
-def _network(attrs: LeaseAttrs) -> str | None:
-    """The cloud network that a peer is in, by its word."""
-    try:
-        return Fields.parse(attrs.backend_data or attrs.backend_v6_data or "", "backend data").text(FIELD, "") or None
-    except ConfigError:
+    if data is None:
         return None
+    overflow = {OVERFLOW: True} if place.full else {}
+    return compact({**json.loads(data), FIELD: place.network, **overflow})
+
+
+def overflows(attrs: LeaseAttrs) -> bool:
+    """Did the node that published *attrs* find no room for its route?"""
+    return _network(attrs)[1]
+
+
+def _network(attrs: LeaseAttrs) -> tuple[str | None, bool]:
+    """The cloud network that a peer is in, by its word, and whether there's no room for its route."""
+    try:
+        fields = Fields.parse(attrs.backend_data or attrs.backend_v6_data or "", "backend data")
+        return fields.text(FIELD, "") or None, fields.boolean(OVERFLOW, False)
+    except ConfigError:
+        return None, False

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyflannel.backend.cloud import Settings
+from pyflannel.backend.cloud import Settings, overflows
 from pyflannel.daemon.health import Health
+from pyflannel.model.lease import Lease
 from pyflannel.model.network import NetworkConfig
 from pyflannel.model.node import CloudPlace, IPNetwork, Node
 from pyflannel.table.cloud.contract import CloudError, Fabric, NotInCloud, in_thread
@@ -30,6 +32,7 @@ class Cloud:
     def __init__(self, config: NetworkConfig, fabric: Fabric, state: Path) -> None:
         self.fabric, self._settings, self._state = fabric, Settings.read(config.backend), state
         self.place: CloudPlace | None = None
+        self.turned = asyncio.Event()  # there is no room for our route any more, or there is again
         self._routes: CloudRoutesTable | None = None
         self._forwarding: ForwardingTable | None = None
 
@@ -64,17 +67,34 @@ class Cloud:
         )  # fmt: skip
         self.place = place
         if self._routes is not None and self._forwarding is not None:
-            self._routes.place = self._forwarding.place = place
+            self._routes.moved(place)
+            self._forwarding.place = place
         return place
+
+    def remember(self, lease: Lease | None) -> CloudPlace | None:
+        """Our place; if there was no room for our route when *lease* was published, there is none until it's seen."""
+        if self.place is not None and lease is not None and self._settings.fallback and overflows(lease.attrs):
+            self.place = replace(self.place, full=True)
+        return self.place
 
     def tables(self, networks: Sequence[IPNetwork]) -> tuple[list[Table[Any]], list[Source]]:
         """Its tables, and who watches them; none outside of it."""
         if self.place is None:
             return [], []
         file, grace_s = self._state / MEMORY, float(self._settings.grace_s)
-        self._routes = CloudRoutesTable(self.fabric, self.place, networks, file, grace_s)
+        overflow = self._turn if self._settings.fallback is not None else None
+        self._routes = CloudRoutesTable(self.fabric, self.place, networks, file, grace_s, overflow=overflow)
         self._forwarding = ForwardingTable(self.fabric, self.place)
         return [self._forwarding, self._routes], [CloudPoll(self._settings.sync_s)]
+
+    def _turn(self, full: bool) -> None:
+        assert self.place is not None
+        self.place = replace(self.place, full=full)
+        if full:
+            log.warning("%s has no room for our route: this node is reached by vxlan, and tries on", self.fabric.name)
+        else:
+            log.info("%s has our route: this node is reached by it", self.fabric.name)
+        self.turned.set()
 
     def status(self) -> dict[str, Any] | None:
         """For /status: our place, and what is to be said of others' routes."""

@@ -138,6 +138,8 @@ class Flanneld:
         if self._cloud is not None:
             node = replace(node, cloud=await self._cloud.locate(node, self.health))
         past = await self._past(node, subnets, checkpoint)
+        if self._cloud is not None:
+            node = replace(node, cloud=self._cloud.remember(past.lease))
         backend = make(config, node, past, self._rng)
         underlay.devices = backend.devices
         node = underlay.look(node)
@@ -178,6 +180,7 @@ class Flanneld:
             systemd.notify("READY=1", f"STATUS={lease.subnets} over {backend.type}")
             group.create_task(tenure.keep())
             group.create_task(underlay.follow(node, self._moved))
+            group.create_task(self._follow_cloud(started))
             group.create_task(self._stay_present(started, ident))
             group.create_task(self._tell_up())
             group.create_task(self._save_checkpoints(started))
@@ -281,8 +284,10 @@ class Flanneld:
         """This node's underlay differs: plan anew, and tell the others if that concerns them."""
         started = self._started
         assert started is not None
-        if self._cloud is not None and self._cloud.place is not None and node.cloud is None:  # other addresses
-            node = replace(node, cloud=await self._cloud.locate(node, self.health))
+        if self._cloud is not None and self._cloud.place is not None:
+            if node.cloud is None:  # other addresses
+                await self._cloud.locate(node, self.health)
+            node = replace(node, cloud=self._cloud.place)
         past = Past(Lease(started.peers.own, started.tenure.wanted))
         try:
             backend = started.make(started.config, node, past, self._rng)
@@ -300,6 +305,12 @@ class Flanneld:
         if backend.attrs() != started.tenure.wanted:
             started.tenure.publish(backend.attrs())
         self._write_subnet_env(started)
+
+    async def _follow_cloud(self, started: Started) -> None:
+        while self._cloud is not None:
+            await self._cloud.turned.wait()
+            self._cloud.turned.clear()
+            await self._moved(started.node)
 
     async def _stay_present(self, started: Started, ident: str) -> None:
         while True:

@@ -26,7 +26,8 @@ class CloudPlace:
 
     Nodes of one `network` (a VPC, by its id) reach each other by its routes. `instance` is the machine, `next_hop`
     what a route to it names (an ENI, an instance, a private address, as the cloud has it). `tables` are the route
-    tables that get one, and `families` the IP versions that they route. `zone` is for people.
+    tables that get one, and `families` the IP versions that they route. `zone` is for people. `full`: they have no room
+    for this node's route.
     """
 
     network: str
@@ -35,6 +36,7 @@ class CloudPlace:
     tables: tuple[str, ...]
     families: tuple[int, ...] = (4,)
     zone: str = ""
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,7 @@ class CloudRoute:
 
     `own`: this node writes it; a peer's is written by the peer, and only removed here once its lease is gone for good.
     `expired` is said of a row read from the cloud: its lease has been gone for the grace period, and so it's to go.
+    `spare`: a peer's, to which packets go another way; it stays if it's there, and isn't missed.
     """
 
     table: str
@@ -221,6 +222,7 @@ class CloudRoute:
     gateway: IPAddress
     own: bool = False
     expired: bool = False
+    spare: bool = False
 
     @property
     def key(self) -> tuple[str, IPNetwork]:

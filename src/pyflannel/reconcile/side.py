@@ -53,9 +53,9 @@ class Side:
     def trouble(self) -> str | None:
         if self.unreadable:
             return f"{self.table.name} can't be read: {self.unreadable}"
-        if self.failed:
-            first = next(iter(self.failed.values()))
-            return f"{self.table.name}: {first.error}; {len(self.failed)} rows failed"
+        failed = [failure for failure in self.failed.values() if not failure.tolerated]
+        if failed:
+            return f"{self.table.name}: {failed[0].error}; {len(failed)} rows failed"
         return None
 
 

@@ -34,11 +34,13 @@ class Change(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Failure(Generic[R]):
-    """A row that could not be written (or, with `removing`, removed). It stays dirty and is tried again."""
+    """A row that could not be written (or, with `removing`, removed). It stays dirty and is tried again. `tolerated`:
+    the node does without it meanwhile; it's no trouble."""
 
     row: R
     error: TableError
     removing: bool = False
+    tolerated: bool = False
 
 
 class Table(Protocol[R]):

@@ -141,3 +141,29 @@ def test_nodes_outside_speak_vxlan() -> None:
         assert "flannel.1" in inner("ip route get " + outer.pods[0].address)
         assert "flannel.1" not in inner("ip route get " + cluster.nodes[1].pods[0].address)
         assert set(cloud_of(cluster).routes().values()) == {"n1", "n2"}
+
+
+def test_what_finds_no_room_goes_by_vxlan_until_there_is_some() -> None:
+    """A node's route is deleted, and the table is full before it's back: vxlan instead; then the quota is raised."""
+    options = {"Fallback": {"Type": "vxlan"}}
+    with lab(nodes=3, backend="tencent-vpc", options=options) as cluster:
+        cloud, node = cloud_of(cluster), cluster.nodes[2]
+        there = node.pods[0].address
+        cloud.do("quota", quota=2)
+        cloud.remove(subnet(node))
+        eventually(lambda: "flannel.1" in cluster.nodes[0]("ip route get " + there))
+        eventually(lambda: all_reach_all(cluster))
+        assert set(cloud.routes().values()) == {"n1", "n2"}
+        assert node.http("readyz")[0] == 200
+        assert "overflow" in {note["kind"] for note in node.status()["cloud"]["notes"]}
+        with flood(cluster.pods[0], there) as result:
+            node.kill_flanneld()
+            node.start_flanneld()
+            node.wait_ready()
+            time.sleep(1)
+        assert result.lost == 0, result.output
+        cloud.do("quota", quota=50)
+        eventually(lambda: cloud.routes().get(subnet(node)) == "n3", 60)
+        eventually(lambda: "flannel.1" not in cluster.nodes[0]("ip route get " + there))
+        eventually(lambda: all_reach_all(cluster))
+        assert "overflow" not in {note["kind"] for note in node.status()["cloud"]["notes"]}

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from pyflannel.backend.cloud import Cloud
+from pyflannel.backend.cloud import Cloud, overflows
 from pyflannel.backend.registry import factory
 from pyflannel.backend.vxlan import Vxlan
 from pyflannel.model.errors import ConfigError, Unreachable
 from pyflannel.model.lease import Lease, LeaseAttrs, Subnets
 from pyflannel.model.network import NetworkConfig
 from pyflannel.model.node import CloudPlace, Node, Past
-from pyflannel.model.rows import CloudForwarding, CloudRoute, FdbEntry, Route, VxlanLink
+from pyflannel.model.rows import CloudForwarding, CloudRoute, FdbEntry, Neighbour, Route, VxlanLink
 
 PLACE = CloudPlace("vpc-1", "i-1", "eni-1", ("rtb-1", "rtb-2"))
 NODE = Node(
@@ -153,3 +153,36 @@ def _node(number: int) -> Node:
     ip, ip6 = IPv4Address(f"10.0.0.{number}"), IPv6Address(f"fd00::{number}")
     place = replace(PLACE, instance=f"i-{number}", next_hop=f"eni-{number}")
     return replace(NODE, name=f"n{number}", address=ip, public_ip=ip, address6=ip6, public_ipv6=ip6, cloud=place)
+
+
+# No room for a route
+
+
+def test_a_node_without_room_says_so_and_speaks_vxlan_with_all() -> None:
+    full = build(replace(NODE, cloud=replace(PLACE, full=True)), **FALLBACK)
+    data = json.loads(full.attrs().backend_data or "")
+    assert (data["Cloud"], data["Overflow"]) == ("vpc-1", True)
+    assert overflows(full.attrs())
+    own = [row for row in full.base(OWN) if isinstance(row, CloudRoute)]
+    assert [row.own for row in own] == [True, True], "it goes on trying"
+    ip = IPv4Address("10.0.0.2")
+    other = build(replace(NODE, name="n2", public_ip=ip, address=ip), **FALLBACK)
+    for here, there in ((full, other), (other, full)):
+        rows = here.reach(peer(there.attrs()))
+        assert {type(row) for row in rows} == {Route, FdbEntry, Neighbour, CloudRoute}
+        assert all(row.spare for row in rows if isinstance(row, CloudRoute)), "stays if it's there, isn't missed"
+
+
+def test_without_a_fallback_there_is_no_other_way() -> None:
+    full = build(replace(NODE, cloud=replace(PLACE, full=True)))
+    assert full.attrs() == LeaseAttrs(NODE.public_ip, NODE.public_ipv6)
+    assert {type(row) for row in full.reach(peer(LeaseAttrs(IPv4Address("10.0.0.2"))))} == {CloudRoute}
+
+
+def test_a_peer_that_vxlan_does_not_reach_keeps_its_route() -> None:
+    full = build(replace(NODE, cloud=replace(PLACE, full=True)), **FALLBACK)
+    other = LeaseAttrs(
+        IPv4Address("10.0.0.2"), None, "vxlan", '{"VNI":9,"VtepMAC":"02:00:00:00:00:02","Cloud":"vpc-1"}'
+    )
+    rows = full.reach(peer(other))
+    assert [(type(row), row.spare) for row in rows if isinstance(row, CloudRoute)] == [(CloudRoute, False)] * 2

@@ -13,7 +13,7 @@ from pyflannel.model.errors import TableError
 from pyflannel.model.node import CloudPlace, IPNetwork
 from pyflannel.model.rows import CloudForwarding, CloudRoute
 from pyflannel.table.cloud import memory
-from pyflannel.table.cloud.contract import CloudError, Fabric, FabricRoute, RouteTaken, in_thread
+from pyflannel.table.cloud.contract import CloudError, CloudFull, Fabric, FabricRoute, RouteTaken, in_thread
 from pyflannel.table.cloud.memory import Key
 from pyflannel.table.cloud.survey import Note, Survey, leads, ours, survey
 from pyflannel.table.contract import Change, Failure, Touched
@@ -37,9 +37,11 @@ class CloudRoutesTable:
         file: Path,
         grace_s: float,
         *,
+        overflow: Callable[[bool], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*file* keeps what is remembered of routes over restarts."""
+        """*file* keeps what is remembered of routes over restarts. *overflow*, if this node can be reached another way,
+        is told when there is no room for its route, and when it's there after all."""
         self._fabric, self._networks, self._file, self._grace_s = fabric, networks, file, grace_s
         self.place = place
         self._monotonic = monotonic
@@ -48,12 +50,15 @@ class CloudRoutesTable:
         self._looked: float | None = None
         self._written: dict[Key, tuple[CloudRoute | None, float]] = {}
         self._wanted: Collection[CloudRoute] = ()
+        self._overflow, self._full = overflow, "there was no room for it" if place.full else ""
         self.last = Survey()
 
     @property
     def notes(self) -> list[Note]:
         """What the last look found that a person should know."""
-        return self.last.notes
+        own = next((row for row in self._wanted if row.own), None)
+        full = [Note("overflow", own.key, self._full)] if own is not None and self._full else []
+        return full + self.last.notes
 
     async def dump(self, wanted: Collection[CloudRoute]) -> list[CloudRoute]:
         self._wanted = tuple(wanted)
@@ -63,9 +68,12 @@ class CloudRoutesTable:
         self._looked = now
         self._pasts = memory.remember(self._pasts, found, self._wanted, passed, self._grace_s)
         self._keep()
-        before = set(self.notes)
+        before = set(self.last.notes)
         self.last = survey(found, self._wanted, self._pasts, self._grace_s)
-        for note in self.notes:
+        own = [row for row in self._wanted if row.own]
+        if self._full and all(any(leads(route, row) for route in found if route.key == row.key) for row in own):
+            self._turn("")
+        for note in self.last.notes:
             if note.kind != "departed" and note not in before:
                 log.warning("%s", note)
         shown = {row.key: row for row in self.last.present}
@@ -96,9 +104,22 @@ class CloudRoutesTable:
             try:
                 await self._write(row, found.get(row.key))
                 self._written[row.key] = row, self._monotonic() + SETTLE_S
+            except CloudFull as error:
+                failures.append(Failure(row, TableError(row, str(error)), tolerated=self._overflow is not None))
+                self._turn(str(error))
             except CloudError as error:
                 failures.append(Failure(row, TableError(row, str(error))))
         return failures
+
+    def moved(self, place: CloudPlace) -> None:
+        """This node stands elsewhere in the cloud: what was known of its tables' room isn't any more."""
+        self.place, self._full = place, ""
+
+    def _turn(self, full: str) -> None:
+        """Why there is no room for our route; "" if it's there."""
+        turned, self._full = bool(full) != bool(self._full), full
+        if turned and self._overflow is not None:
+            self._overflow(bool(full))
 
     async def _look(self) -> list[FabricRoute]:
         try:

@@ -21,7 +21,7 @@ from pyflannel.table.cloud.contract import FabricRoute
 from pyflannel.table.cloud.memory import Key, Past
 
 NOWHERE: dict[int, IPAddress] = {4: IPv4Address(0), 6: IPv6Address(0)}
-Kind = Literal["missing", "black hole", "elsewhere", "departed", "foreign"]
+Kind = Literal["missing", "black hole", "elsewhere", "departed", "foreign", "overflow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def survey(
                 result.rivals[row.key] = strangers[0]
             else:
                 result.present.append(_as_row(there[0]))
-        elif not row.own and not right:
+        elif not row.own and not right and not row.spare:
             result.notes.append(_peer_note(row, there))
         elif right:
             result.notes.extend(

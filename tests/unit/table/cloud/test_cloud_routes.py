@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pyflannel.table.cloud.memory import load
 from pyflannel.table.cloud.routes import CloudPoll
 from pyflannel.table.contract import Change, Failure, Touched
 from support import clouds
-from support.clouds import subnet
+from support.clouds import GRACE_S, subnet
 from support.fabric import StateFabric, network
 from support.kernel import FakeTable
 
@@ -210,6 +211,51 @@ async def test_quota_half_way(tmp_path: Path) -> None:
     await daemon.look()
     assert there(vpc, "rtb-2") == {"10.77.0.0/16": "", "10.5.1.0/24": "n1"}
     assert daemon.reconciler.in_sync()
+
+
+async def test_no_room_is_no_trouble_where_there_is_another_way(tmp_path: Path) -> None:
+    vpc = network(1, quota=1)
+    entry = vpc.add("rtb-1", "10.99.0.0/16", "")
+    daemon, turns = Daemon(vpc, tmp_path), list[bool]()
+    daemon.boot(turns.append)
+    daemon.peers()
+    for _ in range(3):
+        await daemon.look()
+    assert turns == [True]
+    assert daemon.reconciler.problems() == []
+    assert [note.kind for note in daemon.table.notes] == ["overflow"]
+    assert not daemon.reconciler.journal.entries, "nobody disturbs anything"
+    vpc.remove(entry)
+    for _ in range(2):
+        await daemon.look()
+    assert turns == [True, False]
+    assert daemon.table.notes == []
+    assert there(vpc) == {"10.5.1.0/24": "n1"}
+
+
+async def test_a_node_that_had_no_room_looks_again(tmp_path: Path) -> None:
+    """After a restart it says nothing else before its route has shown."""
+    vpc = network(1)
+    daemon, turns = Daemon(vpc, tmp_path), list[bool]()
+    daemon.place = replace(daemon.place, full=True)
+    daemon.boot(turns.append)
+    daemon.peers()
+    await daemon.look()
+    assert turns == []
+    await daemon.look()
+    assert turns == [False]
+
+
+async def test_a_spare_route_is_neither_missed_nor_removed(daemon: Daemon, vpc: Vpc) -> None:
+    spare = [replace(row, spare=True) for number in (2, 3) for row in daemon.rows(number)]
+    vpc.add("rtb-1", "10.5.3.0/24", "n3")
+    daemon.peers(3)
+    await daemon.look()
+    daemon.reconciler.sweep({subnet(number): (spare[number - 2],) for number in (2, 3)})
+    for _ in range(10):
+        await daemon.look(GRACE_S)
+    assert daemon.table.notes == []
+    assert there(vpc) == {"10.5.1.0/24": "n1", "10.5.3.0/24": "n3"}
 
 
 async def test_a_write_that_succeeded_and_said_otherwise(daemon: Daemon, vpc: Vpc) -> None:
