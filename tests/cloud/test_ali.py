@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alibabacloud_credentials.exceptions import CredentialException
+from alibabacloud_credentials.provider import EcsRamRoleCredentialsProvider
 from alibabacloud_credentials.utils import auth_util
+from alibabacloud_tea_openapi.utils import Utils
 
 from pyflannel.lab.cloud import ali as emulated
-from pyflannel.lab.cloud.server import Emulator
-from pyflannel.lab.cloud.state import Vpc
+from pyflannel.lab.cloud.server import Emulator, Request, Response
+from pyflannel.lab.cloud.state import Entry, Machine, Vpc
 from pyflannel.model.errors import ConfigError
 from pyflannel.model.fields import Fields
 from pyflannel.model.node import CloudPlace
-from pyflannel.table.cloud import ali, ali_api
+from pyflannel.table.cloud import ali, ali_api, ali_metadata
 from pyflannel.table.cloud.ali import Ali, open_ali
 from pyflannel.table.cloud.contract import CloudDenied, CloudError, CloudFull, FabricRoute, NotInCloud, RouteTaken
 from support import clouds
@@ -55,8 +60,9 @@ def cloud(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp
     front = emulated.build_front(MACHINES)
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("HOME", str(tmp_path))  # no profile of this machine's
-    monkeypatch.setattr(ali_api, "PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(ali_api, "PAUSES_S", (0.05, 0.1, 0.2, 0.4))
     monkeypatch.setattr(ali, "SETTLED_PAUSE_S", 0.05)
+    monkeypatch.setattr(ali_metadata, "PAUSE_S", 0.01)
     for name in (
         "ACCESS_KEY_ID",
         "ACCESS_KEY_SECRET",
@@ -130,6 +136,20 @@ def test_no_instance_of_alibabas(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) 
         cloud.placed()
 
 
+def test_the_metadata_is_asked_directly_and_again(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    real, silent = ali_metadata._DIRECT.open, [True, True, False, True, False]
+
+    def opened(*arguments: Any, **more: Any) -> Any:
+        if silent and silent.pop(0):
+            raise OSError("timed out")
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(ali_metadata._DIRECT, "open", opened)
+    assert ali_metadata.identity().instance == "i-lab00001"
+    assert not silent
+
+
 # Credentials
 
 
@@ -161,6 +181,60 @@ def test_keys_that_are_wrong(cloud: Cloud, ident: str, secret: str, words: str) 
     with pytest.raises(CloudDenied, match=words) as caught:
         cloud.open(config=config).locate([address(1)])
     assert secret not in str(caught.value)
+
+
+def test_an_error_that_repeats_the_request_tells_no_token(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric, place = cloud.placed()
+    said: list[bytes] = []
+    real = cloud.front.api
+
+    def heard(request: Request) -> Response:
+        answer = real(request)
+        said.append(answer.body)
+        return answer
+
+    monkeypatch.setattr(cloud.front, "api", heard)
+    monkeypatch.setitem(emulated.KEYS, "STSrole", ("a-secret-since", "role-token"))
+    with pytest.raises(CloudDenied, match="SignatureDoesNotMatch") as caught:
+        fabric.routes(place, [NETWORK])
+    assert b"role-token" in said[-1]
+    assert "role-token" not in str(caught.value)
+
+
+def test_a_nonce_that_was_used_is_another_the_next_time(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric, place = cloud.placed()
+    nonces = iter(["one", "one", "two"])
+    monkeypatch.setattr(Utils, "get_nonce", lambda: next(nonces))
+    fabric.routes(place, [])
+    fabric.routes(place, [])
+    monkeypatch.setattr(Utils, "get_nonce", lambda: "one")
+    with pytest.raises(CloudError, match="SignatureNonceUsed") as caught:
+        fabric.routes(place, [])
+    assert "NTP" not in str(caught.value)
+
+
+def test_variables_will_do_where_the_metadata_gives_no_role(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth_util, "environment_ecs_metadata_disabled", "true")
+    with pytest.raises(CloudDenied, match="no credentials"):
+        cloud.placed()
+    monkeypatch.setattr(auth_util, "environment_access_key_id", "LTAIlab")
+    monkeypatch.setattr(auth_util, "environment_access_key_secret", "lab-secret")
+    assert cloud.placed()
+
+
+def test_a_role_that_is_taken_away_and_given_back(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric, place = cloud.placed()
+    with monkeypatch.context() as patch:
+
+        def gone(self: object) -> None:
+            raise CredentialException("the metadata service has none")
+
+        patch.setattr(EcsRamRoleCredentialsProvider, "get_credentials", gone)
+        with pytest.raises(CloudDenied, match="No credentials from the RAM role of this machine any more"):
+            fabric.routes(place, [NETWORK])
+        with pytest.raises(CloudDenied, match="no credentials: give this machine a RAM role"):
+            fabric.routes(place, [NETWORK])
+    assert fabric.routes(place, [NETWORK])
 
 
 def test_a_clock_that_is_off(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +297,9 @@ def test_create_replace_delete(cloud: Cloud) -> None:
     other, there = cloud.placed(2)
     other.replace(there, route)
     assert table_of(cloud.vpc)[str(NET1)] == "n2"
+    with pytest.raises(CloudError, match=r"InvalidNextHop\.NotFound"):  # it leads elsewhere since `route` was read
+        other.delete(there, route)
+    route = route_to(other, there)
     other.delete(there, route)
     other.delete(there, route)
     assert str(NET1) not in table_of(cloud.vpc)
@@ -270,6 +347,86 @@ def test_a_hop_that_is_several_is_nobodys(cloud: Cloud, monkeypatch: pytest.Monk
     assert (route.next_hop, route.addresses) == ("Instance i-lab00001, Instance i-2", frozenset())
 
 
+def test_a_prefix_list_is_no_destination_of_ours(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric, place = cloud.placed()
+    real = emulated.Ali._entry
+
+    def listed(self: emulated.Ali, entry: Entry) -> dict[str, Any]:
+        text = str(entry.destination)
+        return {**real(self, entry), "DestinationCidrBlock": "pl-office" if text == STRANGERS[1] else text}
+
+    monkeypatch.setattr(emulated.Ali, "_entry", listed)
+    assert [str(route.destination) for route in fabric.routes(place, [NETWORK])] == [STRANGERS[0]]
+
+
+def test_more_instances_than_one_answer_holds(cloud: Cloud) -> None:
+    fabric, place = cloud.placed()
+    for number in range(1, 151):
+        name = f"m{number}"
+        cloud.vpc.add_machine(Machine(name, f"i-{name}", "", [f"10.0.1.{number}"], "cn-lab-a"))
+        cloud.vpc.add(TABLE, f"10.5.{number}.0/24", name)
+    found = [route for route in fabric.routes(place, [NETWORK]) if route.addresses]
+    assert len(found) == 150
+    assert {route.state for route in found} == {"active"}
+    assert cloud.vpc.calls.count("DescribeInstances") == 2
+
+
+def test_another_change_under_way_is_waited_for(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric, place = cloud.placed()
+    cloud.vpc.add(TABLE, "10.5.7.0/24", "n3", ready=str(time.time() + 0.3))
+    fabric.create(place, TABLE, NET1)
+    assert cloud.vpc.calls.count("CreateRouteEntry") > 1
+    cloud.vpc.add(TABLE, "10.5.8.0/24", "n3", ready=str(time.time() + 60))
+    monkeypatch.setattr(ali_api, "PAUSES_S", (0.01, 0.01))
+    with pytest.raises(CloudError, match="IncorrectRouteEntryStatus"):
+        fabric.delete(place, route_to(fabric, place))
+    assert table_of(cloud.vpc)[str(NET1)] == "n1"
+
+
+def test_a_replacement_whose_answer_is_lost_is_done(cloud: Cloud) -> None:
+    fabric, place = cloud.placed()
+    cloud.front.pending_s = 0.0
+    cloud.vpc.add(TABLE, str(NET1), "n2")
+    cloud.vpc.faults.after = True
+    route = route_to(fabric, place)
+    cloud.vpc.faults.broken = 1
+    fabric.replace(place, route)
+    assert cloud.vpc.calls.count("ModifyRouteEntry") == 2
+    assert table_of(cloud.vpc)[str(NET1)] == "n1"
+
+
+def test_an_answer_that_is_none(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's page, once and always; and no answer at all, also where the daemon begins."""
+    fabric, place = cloud.placed()
+    real, pages = cloud.front.api, [Response.text("<html>Bad Gateway" + "." * 9000, 502)]
+    monkeypatch.setattr(cloud.front, "api", lambda request: pages.pop() if pages else real(request))
+    assert fabric.routes(place, [NETWORK])
+    monkeypatch.setattr(cloud.front, "api", lambda request: Response.text("<html>Bad Gateway" + "." * 9000, 502))
+    with pytest.raises(CloudError, match="<html>Bad Gateway") as caught:
+        fabric.routes(place, [NETWORK])
+    assert len(str(caught.value)) < 500
+    monkeypatch.setenv("ALIBABA_CLOUD_VPC_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(CloudError, match=r"DescribeRouteTableList: .*Is 127\.0\.0\.1:1 within reach"):
+        cloud.placed()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        ("NoPermission", CloudDenied, "The permission vpc:CreateRouteEntry is missing"),
+        ("Forbidden.CheckEntryRuleQuota", CloudError, "CreateRouteEntry: Forbidden.CheckEntryRuleQuota: said"),
+        ("InvalidSecurityToken.Expired", CloudDenied, "The credentials aren't valid"),
+        ("RouterEntryConflict.Duplicated", RouteTaken, "said"),
+        ("InvalidCidrBlock", CloudError, "let the config's Network lie elsewhere"),
+        ("Throttling.Api", CloudError, "A larger SyncSeconds calls less"),
+    ],
+)
+def test_each_code_in_an_operators_words(code: str, kind: type[CloudError], words: str) -> None:
+    error = ali_api.explained("vpc", "CreateRouteEntry", code, "said")
+    assert type(error) is kind
+    assert words in str(error)
+
+
 def test_quota(cloud: Cloud) -> None:
     fabric, place = cloud.placed()
     cloud.vpc.quota = 2
@@ -282,10 +439,34 @@ def test_checks(cloud: Cloud) -> None:
     checks = {check.name: check for check in fabric.checks(place)}
     assert "RAM role of this machine" in checks["identity"].seen
     assert checks[f"quota of {TABLE}"].seen.startswith("2 custom entries")
-    assert all(check.holds is not False for check in checks.values())
-    cloud.vpc.faults.denied = ["DescribeInstances"]
-    checks = {check.name: check for check in fabric.checks(place)}
-    assert checks["ecs:DescribeInstances"].holds is False
+    assert all(check.holds for check in checks.values())
+    assert checks.keys() >= operations(fabric, place, None).keys()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("action", ["DescribeRouteTableList", "DescribeRouteEntryList", "DescribeInstances"])
+def test_checks_name_what_may_not_be_read(cloud: Cloud, action: str) -> None:
+    fabric, place = cloud.placed()
+    cloud.vpc.faults.denied = [action]
+    (check,) = [check for check in fabric.checks(place) if check.name.endswith(f":{action}")]
+    assert check.holds is False
+    assert "The permission" in check.seen
+
+
+@pytest.mark.parametrize(
+    ("action", "holds"), [("CreateRouteEntry", False), ("ModifyRouteEntry", None), ("DeleteRouteEntry", None)]
+)
+def test_checks_rehearse_what_may_be_written(cloud: Cloud, action: str, holds: bool | None) -> None:
+    fabric, place = cloud.placed()
+    before = table_of(cloud.vpc)
+    cloud.vpc.faults.denied = [action]
+    (check,) = [check for check in fabric.checks(place) if check.name == f"vpc:{action}"]
+    assert check.holds is holds
+    assert f"The permission vpc:{action} is missing" in check.seen
+    cloud.vpc.faults.denied, cloud.front.rehearses = [], False  # an API that does not know DryRun
+    (check,) = [check for check in fabric.checks(place) if check.name == f"vpc:{action}"]
+    assert check.holds is None
+    assert "can't be told without writing" in check.seen
+    assert table_of(cloud.vpc) == before
 
 
 # Under the reconciler

@@ -21,19 +21,29 @@ ROLE = "pyflannel-node"
 _AUTH = re.compile(r"ACS3-HMAC-SHA256 Credential=([^,]+),SignedHeaders=([^,]+),Signature=(\w{64})")
 _VERSIONS = {"DescribeInstances": "2014-05-26"}
 _CODES = {
-    "quota": "QuotaExceeded.RouteEntry",
-    "exists": "RouterEntryConflict.Duplicated",
+    "quota": "QuotaExceeded",
+    "exists": "InvalidCIDRBlock.Duplicate",
     "missing": "InvalidRouteEntry.NotFound",
+    "busy": "IncorrectRouteEntryStatus",
+    "same": "OperationDenied.NextHopNotChanged",
+    "no hop": "InvalidNextHop",
+    "other hop": "InvalidNextHop.NotFound",
 }
+_WRITES = ("CreateRouteEntry", "ModifyRouteEntry", "DeleteRouteEntry")
+_SYSTEM = {
+    "RouteEntryId": "rte-system", "DestinationCidrBlock": "100.64.0.0/10", "Type": "System", "Status": "Available",
+    "NextHops": {"NextHop": [{"NextHopType": "service", "NextHopId": "", "Enabled": 1}]},
+}  # fmt: skip
 
 
 class Ali(FrontEnd):
-    """`role`: the instance has one. `hardened`: metadata wants a token. `pending_s`: how long a change takes."""
+    """`role`: the instance has one. `hardened`: metadata wants a token. `pending_s`: how long a change takes, and the
+    network takes no other meanwhile. `rehearses`: DryRun is known."""
 
     def __init__(self, vpc: Vpc) -> None:
         super().__init__(vpc)
         self.vswitches_of: dict[str, list[str]] = {}  # table → vSwitches associated with it
-        self.role, self.hardened, self.pending_s = True, True, 0.0
+        self.role, self.hardened, self.rehearses, self.pending_s = True, True, True, 0.2
         self._tokens: set[str] = set()
         self._nonces: set[str] = set()
         self._made: dict[str, str] = {}  # client token → entry
@@ -89,6 +99,8 @@ class Ali(FrontEnd):
             return _error("Throttling.User", "Request was denied due to user flow control.", 400)
         if trouble == "broken" and not self.vpc.faults.after:
             return _error("ServiceUnavailable", "The request has failed due to a temporary failure.", 503)
+        if action in _WRITES and request.query.get("DryRun") == "true" and self.rehearses:
+            return _error("DryRunOperation", "Request validation has been passed with DryRun flag set.", 400)
         try:
             answer = self._do(action, request.query)
         except Refused as refused:
@@ -121,7 +133,11 @@ class Ali(FrontEnd):
         text = f"ACS3-HMAC-SHA256\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         wanted = hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
         if not hmac.compare_digest(wanted, given) or request.headers["x-acs-content-sha256"] != body:
-            return "SignatureDoesNotMatch", "Specified signature is not matched with our calculation."
+            said = "Specified signature does not match our calculation."  # and then, as the real one, for who debugs:
+            return (
+                "SignatureDoesNotMatch",
+                f"{said} server StringToSign is [{text}] server CanonicalRequest is [{canonical}]",
+            )
         if request.headers.get("x-acs-security-token", "") != token:
             return "InvalidSecurityToken.Malformed", "The specified parameter SecurityToken is not valid."
         nonce = request.headers["x-acs-signature-nonce"]
@@ -136,6 +152,8 @@ class Ali(FrontEnd):
             raise Refused("invalid")
         if action == "DescribeInstances":
             wanted = json.loads(data["InstanceIds"])
+            if len(wanted) > 100:
+                raise Refused("invalid")
             found = [_instance(machine) for machine in vpc.machines.values() if machine.id in wanted]
             return {"Instances": {"Instance": found}, "TotalCount": len(found)}
         if action == "DescribeRouteTableList":
@@ -148,17 +166,26 @@ class Ali(FrontEnd):
             return self._entries(data)
         if action == "CreateRouteEntry":
             return {"RouteEntryId": self._create(data)}
+        if action == "DeleteRouteEntry" and not data.get("NextHopId"):
+            raise Refused("no hop")
         entry = next(
             (each for entries in vpc.tables.values() for each in entries if f"rte-{each.id}" == data["RouteEntryId"]),
             None,
         )
         if entry is None:
             raise Refused("missing")
+        self._stable()
+        hop = self._entry(entry)["NextHops"]["NextHop"][0]["NextHopId"]
         if action == "DeleteRouteEntry":
+            if hop != data["NextHopId"]:
+                raise Refused("other hop")
             vpc.remove(entry)
         elif action == "ModifyRouteEntry":
+            target = self._target(data["NewNextHopType"], data["NewNextHopId"])
+            if hop == data["NewNextHopId"]:
+                raise Refused("same")
             entry.details |= {"description": data.get("Description", ""), "ready": str(time.time() + self.pending_s)}
-            vpc.retarget(entry, self._target(data["NewNextHopType"], data["NewNextHopId"]))
+            vpc.retarget(entry, target)
         else:
             raise Refused("invalid")
         return {}
@@ -169,12 +196,21 @@ class Ali(FrontEnd):
             return self._made[token]
         if table not in self.vpc.tables:
             raise Refused("invalid")
-        entry = self.vpc.add(
-            table, data["DestinationCidrBlock"], self._target(data["NextHopType"], data["NextHopId"]),
-            description=data.get("Description", ""), ready=str(time.time() + self.pending_s),
-        )  # fmt: skip
+        target = self._target(data["NextHopType"], data["NextHopId"])
+        with self.vpc.lock:
+            self._stable()
+            entry = self.vpc.add(
+                table, data["DestinationCidrBlock"], target,
+                description=data.get("Description", ""), ready=str(time.time() + self.pending_s),
+            )  # fmt: skip
         self._made[token] = f"rte-{entry.id}"
         return f"rte-{entry.id}"
+
+    def _stable(self) -> None:
+        """One change at a time, in all of the network."""
+        entries = (entry for entries in self.vpc.tables.values() for entry in entries)
+        if any(float(entry.details.get("ready", "0")) > time.time() for entry in entries):
+            raise Refused("busy")
 
     def _target(self, kind: str, hop: str) -> str:
         found = [machine.name for machine in self.vpc.machines.values() if machine.id == hop]
@@ -185,15 +221,14 @@ class Ali(FrontEnd):
     def _entries(self, data: dict[str, str]) -> dict[str, Any]:
         if data["RouteTableId"] not in self.vpc.tables:
             raise Refused("invalid")
-        found = [
-            entry
-            for entry in self.vpc.shown(data["RouteTableId"])
-            if data.get("DestinationCidrBlock") in (None, str(entry.destination))
-        ]
+        found = [self._entry(entry) for entry in self.vpc.shown(data["RouteTableId"])]
+        if data.get("RouteEntryType") != "Custom":
+            found.append({**_SYSTEM, "RouteTableId": data["RouteTableId"]})
+        found = [entry for entry in found if data.get("DestinationCidrBlock") in (None, entry["DestinationCidrBlock"])]
         start = int(data.get("NextToken", "0"))
         size = min(int(data["MaxResult"]), self.vpc.page)
         more = {"NextToken": str(start + size)} if start + size < len(found) else {}
-        return {"RouteEntrys": {"RouteEntry": [self._entry(entry) for entry in found[start : start + size]]}, **more}
+        return {"RouteEntrys": {"RouteEntry": found[start : start + size]}, **more}
 
     def _table(self, name: str) -> dict[str, Any]:
         return {

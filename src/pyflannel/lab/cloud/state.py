@@ -56,7 +56,7 @@ class Faults:
 
 
 class Refused(Exception):
-    """The state doesn't allow it: `why` is "quota", "exists", "missing" or "invalid"."""
+    """The state doesn't allow it: `why` is "quota", "exists", "missing", "invalid", or a front end's own."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pyflannel.model.fields import Fields
 from pyflannel.model.node import CloudPlace, IPAddress, IPNetwork
-from pyflannel.table.cloud.ali_api import POLICY, QUOTA, Api, Gone
+from pyflannel.table.cloud.ali_api import POLICY, QUOTA, Api, Gone, Rehearsed, Same
 from pyflannel.table.cloud.ali_metadata import Identity, base, identity
-from pyflannel.table.cloud.contract import Check, CloudError, FabricRoute
+from pyflannel.table.cloud.contract import Check, CloudDenied, CloudError, FabricRoute
 from pyflannel.table.cloud.options import access_keys, route_tables
 from pyflannel.table.cloud.registry import missing
 from pyflannel.table.cloud.survey import within
@@ -25,6 +26,9 @@ TABLE_PAGE, ENTRY_PAGE, INSTANCE_PAGE = 50, 100, 100  # the most that one answer
 REMEMBERED_S = 60.0  # Ours to tune: an instance's addresses hardly change, its state does
 # A change is done when it shows as such: looked for after each pause, this long. In seconds, flannel's budget.
 SETTLED_PAUSE_S, SETTLED_S = 0.5, 60.0
+# What a rehearsal names: a network for documents (RFC 5737), and an entry and an instance that nobody has. So nothing
+# would be written even by an API that doesn't know DryRun.
+NOWHERE, NO_ENTRY, NO_INSTANCE = "192.0.2.0/24", "rte-pyflannelcheck", "i-pyflannelcheck"
 
 Instance = tuple[frozenset[IPAddress], bool]  # its addresses, and whether it runs
 
@@ -112,19 +116,19 @@ class Ali:
             (entry, destination)
             for table in place.tables
             for entry in self._entries(table)
-            if within(destination := ip_network(entry["DestinationCidrBlock"], strict=False), networks)
+            if (destination := _destination(entry)) is not None and within(destination, networks)
         ]
         instances = self._instances({hop["NextHopId"] for entry, _ in entries if (hop := _instance_hop(entry))})
         return [_route(entry, destination, instances) for entry, destination in entries]
 
     def _entries(self, table: str, **more: str) -> list[dict[str, Any]]:
-        """The custom entries of *table*: every page."""
+        """The custom entries of *table*, of both families, for the quota counts both: every page."""
         found: list[dict[str, Any]] = []
         token: dict[str, str] = {}
         while True:
             page = self._asks.ask(
-                "vpc", "DescribeRouteEntryList", RouteTableId=table, RouteEntryType="Custom", IpVersion="IPv4",
-                MaxResult=ENTRY_PAGE, **more, **token,
+                "vpc", "DescribeRouteEntryList", RouteTableId=table, RouteEntryType="Custom", MaxResult=ENTRY_PAGE,
+                **more, **token,
             )  # fmt: skip
             found += (page.get("RouteEntrys") or {}).get("RouteEntry") or []
             if not page.get("NextToken"):
@@ -137,52 +141,57 @@ class Ali:
             NextHopType="Instance", NextHopId=place.next_hop, RouteEntryName=MARK, Description=MARK,
             ClientToken=str(uuid.uuid4()),
         )  # fmt: skip
-        self._settled(table, destination)
+        self._settled(place, table, destination)
 
     def replace(self, place: CloudPlace, route: FabricRoute) -> None:
         """In place: ModifyRouteEntry."""
-        self._asks.ask(
-            "vpc", "ModifyRouteEntry", RouteEntryId=route.handle, NewNextHopType="Instance",
-            NewNextHopId=place.next_hop, RouteEntryName=MARK, Description=MARK,
-        )  # fmt: skip
-        self._settled(route.table, route.destination)
+        with contextlib.suppress(Same):
+            self._asks.ask(
+                "vpc", "ModifyRouteEntry", RouteEntryId=route.handle, NewNextHopType="Instance",
+                NewNextHopId=place.next_hop, RouteEntryName=MARK, Description=MARK,
+            )  # fmt: skip
+        self._settled(place, route.table, route.destination)
 
     def delete(self, place: CloudPlace, route: FabricRoute) -> None:
-        try:
-            self._asks.ask("vpc", "DeleteRouteEntry", RouteEntryId=route.handle)
-        except Gone:
-            return
+        """Refused if it leads elsewhere by now."""
+        hop = route.next_hop.rpartition(" ")[2]  # without the kind
+        with contextlib.suppress(Gone):
+            self._asks.ask("vpc", "DeleteRouteEntry", RouteEntryId=route.handle, NextHopId=hop)
 
-    def _settled(self, table: str, destination: IPNetwork) -> None:
-        """Returns once the entry is Available: until then the table takes no other change, and no packet goes by it."""
+    def _settled(self, place: CloudPlace, table: str, destination: IPNetwork) -> None:
+        """Returns once the entry to this machine is Available: until then the table takes no other change, and no
+        packet goes by it."""
         until = time.monotonic() + SETTLED_S
         while True:
             found = self._entries(table, DestinationCidrBlock=str(destination))
-            if any(entry.get("Status") == "Available" for entry in found):
+            ours = [entry for entry in found if (_instance_hop(entry) or {}).get("NextHopId") == place.next_hop]
+            if any(entry.get("Status") == "Available" for entry in ours):
                 return
             if time.monotonic() > until:
-                state = found[0].get("Status") if found else "not shown"
+                state = ours[0].get("Status") if ours else "not shown"
                 raise CloudError(f"{destination} in {table} is {state} after {SETTLED_S:.0f} s; looking again later")
             time.sleep(SETTLED_PAUSE_S)
 
     def checks(self, place: CloudPlace) -> list[Check]:
-        found = [
-            Check("identity", True, self._asks.who),
-            Check("vpc:DescribeRouteTableList", True, "allowed"),
-        ]
-        used = {table: len(self._entries(table)) for table in place.tables}
-        found.append(Check("vpc:DescribeRouteEntryList", True, "allowed"))
-        try:
-            self._known.clear()
-            self._instances({place.instance})
-            found.append(Check("ecs:DescribeInstances", True, "allowed"))
-        except CloudError as error:
-            found.append(Check("ecs:DescribeInstances", False, str(error), f"grant {POLICY}"))
-        writing = "vpc:CreateRouteEntry, ModifyRouteEntry, DeleteRouteEntry"
+        used: dict[str, int] = {}
+        self._known.clear()
+        reads: dict[str, Callable[[], object]] = {
+            "vpc:DescribeRouteTableList": lambda: self._listed(place.network),
+            "vpc:DescribeRouteEntryList": lambda: used.update({t: len(self._entries(t)) for t in place.tables}),
+            "ecs:DescribeInstances": lambda: self._instances({place.instance}),
+        }
+        found = [_allowed(name, call) for name, call in reads.items()]
+        hop = {"NewNextHopType": "Instance", "NewNextHopId": NO_INSTANCE}
         found += [
-            Check(writing, None, "can't be tested without writing", f"grant {POLICY}"),
-            Check("forwarding", True, "Alibaba Cloud has no switch for it"),
-        ]
+            self._rehearsed(
+                "CreateRouteEntry", RouteTableId=place.tables[0], DestinationCidrBlock=NOWHERE,
+                NextHopType="Instance", NextHopId=NO_INSTANCE,
+            ),
+            self._rehearsed("ModifyRouteEntry", RouteEntryId=NO_ENTRY, **hop),
+            self._rehearsed("DeleteRouteEntry", RouteEntryId=NO_ENTRY, NextHopId=NO_INSTANCE),
+            Check("forwarding", True, "the cloud forwards unless an interface's SourceDestCheck was switched on"),
+        ]  # fmt: skip
+        found.insert(0, Check("identity", True, self._asks.who))
         cure = "raise vpc_quota_route_entrys_num in Quota Center, or let some nodes use a Fallback"
         return found + [
             Check(
@@ -191,6 +200,19 @@ class Ali:
             )
             for table, count in used.items()
         ]  # fmt: skip
+
+    def _rehearsed(self, action: str, **parameters: str) -> Check:
+        """A dry run: may we? Where it names no table, a policy for certain tables can't let it pass."""
+        cure = f"grant {POLICY}"
+        try:
+            self._asks.ask("vpc", action, DryRun="true", **parameters)
+        except Rehearsed:
+            pass
+        except CloudDenied as error:
+            return Check(f"vpc:{action}", False if "RouteTableId" in parameters else None, str(error), cure)
+        except CloudError as error:
+            return Check(f"vpc:{action}", None, f"can't be told without writing: {error}", cure)
+        return Check(f"vpc:{action}", True, "allowed")
 
     def _instances(self, names: Collection[str]) -> dict[str, Instance]:
         """Those of *names* that there are; asked for if that isn't known."""
@@ -204,6 +226,22 @@ class Ali:
             for name in some:
                 self._known[name] = (_instance(there[name]) if name in there else None), now + REMEMBERED_S
         return {name: instance for name, (instance, _) in self._known.items() if instance is not None}
+
+
+def _allowed(name: str, call: Callable[[], object]) -> Check:
+    try:
+        call()
+    except CloudError as error:
+        return Check(name, False, str(error), f"grant {POLICY}")
+    return Check(name, True, "allowed")
+
+
+def _destination(entry: dict[str, Any]) -> IPNetwork | None:
+    """None for a prefix list."""
+    try:
+        return ip_network(entry["DestinationCidrBlock"], strict=False)
+    except ValueError:
+        return None
 
 
 def _hops(entry: dict[str, Any]) -> list[dict[str, Any]]:

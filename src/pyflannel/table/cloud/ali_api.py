@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,17 +15,34 @@ log = logging.getLogger(__name__)
 
 POLICY = "deploy/cloud/ali-vpc.json"
 QUOTA = 200  # custom entries of a route table, by default
+SERVICES = "100.64.0.0/10"  # the cloud's own services
 VERSIONS = {"vpc": "2016-04-28", "ecs": "2014-05-26"}
 ENDPOINT_VARIABLES = {"vpc": "ALIBABA_CLOUD_VPC_ENDPOINT", "ecs": "ECS_ENDPOINT"}  # the second is flannel's
 # Ours to tune: a refusal that passes is met again after these pauses, in seconds; the last one is told.
 PAUSES_S = (0.3, 0.7, 1.5, 3.0)
 CONNECT_MS, READ_MS = 5_000, 10_000
-# What passes by itself: throttling, and another change of the same table that is under way.
-PASSING = ("Throttling", "TaskConflict", "OperationConflict", "Incorrect", "ServiceUnavailable", "InternalError")
+# What passes by itself: throttling, another change of the same network that is under way (one code is misspelt as the
+# API does), an earlier request with our ClientToken that isn't done yet, and a nonce that somebody had before.
+PASSING = (
+    "Throttling", "TaskConflict", "OperationConflict", "OperationFailed.DistibuteLock", "Incorrect", "Incorrcet",
+    "LastTokenProcessing", "SystemBusy", "ServiceUnavailable", "InternalError", "SignatureNonceUsed",
+)  # fmt: skip
+# The API's words to these repeat the request's headers, the security token among them.
+_REPEATS_HEADERS = ("SignatureDoesNotMatch", "IncompleteSignature", "InvalidSecurityToken")
+_NO_PERMISSION = ("Forbidden.CheckEntryRuleQuota", "Forbidden.VRouterNotFound")  # though they sound like it
+_WORDS = 300  # characters of an error that is passed on: it may be a proxy's whole page
 
 
 class Gone(CloudError):
     """The route isn't there."""
+
+
+class Same(CloudError):
+    """It leads there already: a write whose answer was lost."""
+
+
+class Rehearsed(CloudError):
+    """A dry run: it would have been done."""
 
 
 class Api:
@@ -45,15 +63,16 @@ class Api:
                 return self._once(service, action, {"RegionId": self._region, **parameters})
             except _Passing as caught:
                 error = caught.cause
-                time.sleep(pause_s)
+                time.sleep(pause_s * random.uniform(0.7, 1.3))  # nodes that were refused together don't come together
         assert error is not None
         raise error
 
     def _once(self, service: str, action: str, parameters: dict[str, str | int]) -> dict[str, Any]:
+        from alibabacloud_credentials.exceptions import CredentialException
         from alibabacloud_tea_openapi.exceptions import AlibabaCloudException
         from alibabacloud_tea_openapi.utils_models import OpenApiRequest, Params
-        from darabonba.exceptions import DaraException
         from darabonba.runtime import RuntimeOptions
+        from Tea.exceptions import TeaException
 
         params = Params(
             action=action, version=VERSIONS[service], protocol="HTTPS", pathname="/", method="POST", auth_type="AK",
@@ -68,8 +87,13 @@ class Api:
             if status >= 500 or code.startswith(PASSING):
                 raise _Passing(cause) from None
             raise cause from None
-        except (DaraException, OSError, ValueError) as error:
-            raise _Passing(CloudError(f"{action}: {error}. Is {self._endpoint(service)[1]} within reach?")) from None
+        except (TeaException, OSError, ValueError) as error:  # no answer, or one that is no JSON
+            said = f"{action}: {str(error)[:_WORDS]}"
+            if isinstance(getattr(error, "inner_exception", None), CredentialException):
+                who, self._credential = self.who, None  # the next call looks for others
+                self._clients.clear()
+                raise CloudDenied(f"{said}. No {who} any more: see `flannelctl cloud check`") from None
+            raise _Passing(CloudError(f"{said}. Is {self._endpoint(service)[1]} within reach?")) from None
 
     def _endpoint(self, service: str) -> tuple[str, str]:
         """Protocol and host."""
@@ -97,19 +121,26 @@ class Api:
         from alibabacloud_credentials import provider
         from alibabacloud_credentials.client import Client
 
-        logging.getLogger("credentials").handlers.clear()  # it writes to stderr by itself
+        theirs = logging.getLogger("credentials")  # it writes to stderr by itself, and stacks of what we say in a line
+        theirs.handlers.clear()
+        theirs.setLevel(logging.CRITICAL)
         if self._keys is not None:
             ident, secret = self._keys
             self.who = f"access key {ident[:8]}…"
             return Client(provider=provider.StaticAKCredentialsProvider(access_key_id=ident, access_key_secret=secret))
-        role = provider.EcsRamRoleCredentialsProvider(async_update_enabled=False)
-        role._EcsRamRoleCredentialsProvider__metadata_service_host = self._metadata
+
+        def role() -> Any:
+            made = provider.EcsRamRoleCredentialsProvider(async_update_enabled=False)
+            made._EcsRamRoleCredentialsProvider__metadata_service_host = self._metadata
+            return made
+
         kinds = {
             "variables": provider.EnvironmentVariableCredentialsProvider,
             "OIDC": provider.OIDCRoleArnCredentialsProvider,
             "CLI profile": provider.CLIProfileCredentialsProvider,
             "profile": provider.ProfileCredentialsProvider,
-            "RAM role of this machine": lambda: role,
+            "RAM role of this machine": role,
+            "URI": provider.URLCredentialsProvider,
         }
         for kind, make in kinds.items():
             try:
@@ -135,10 +166,14 @@ class _Passing(Exception):
 
 def explained(service: str, action: str, code: str, message: str) -> CloudError:
     """Alibaba's error *code*, and what to do about it."""
-    said = f"{action}: {code}: {message}"
-    if code.startswith(("InvalidTimeStamp", "SignatureNonceUsed")):
+    said = f"{action}: {code}" if code.startswith(_REPEATS_HEADERS) else f"{action}: {code}: {message[:_WORDS]}"
+    if code == "DryRunOperation":
+        return Rehearsed(said)
+    if code == "OperationDenied.NextHopNotChanged":
+        return Same(said)
+    if code.startswith("InvalidTimeStamp"):
         return CloudDenied(f"{said}. The clock of this machine differs from the cloud's: run NTP")
-    if code.startswith(("Forbidden", "NoPermission")):
+    if code.startswith(("Forbidden", "NoPermission")) and code not in _NO_PERMISSION:
         return CloudDenied(f"{said}. The permission {service}:{action} is missing: grant {POLICY}")
     if code.startswith(("InvalidAccessKeyId", "SignatureDoesNotMatch", "IncompleteSignature", "InvalidSecurityToken")):
         return CloudDenied(f"{said}. The credentials aren't valid: see `flannelctl cloud check`")
@@ -149,8 +184,12 @@ def explained(service: str, action: str, code: str, message: str) -> CloudError:
         )
     if "Duplicate" in code:
         return RouteTaken(said)
-    if "NotFound" in code and "RouteEntry" in code:
+    if code == "InvalidRouteEntry" or ("NotFound" in code and "RouteEntry" in code):
         return Gone(said)
+    if code == "InvalidCidrBlock":
+        return CloudError(
+            f"{said}. No route may lie in a vSwitch's range, or be {SERVICES}: let the config's Network lie elsewhere"
+        )
     if code.startswith("Throttling"):
         return CloudError(f"{said}. The cloud throttles us; trying again. A larger SyncSeconds calls less")
     return CloudError(said)
