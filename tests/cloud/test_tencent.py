@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyflannel.lab.cloud import tencent as emulated
-from pyflannel.lab.cloud.server import Emulator
+from pyflannel.lab.cloud.server import Emulator, Response
 from pyflannel.lab.cloud.state import Vpc
 from pyflannel.model.errors import ConfigError
 from pyflannel.model.fields import Fields
@@ -201,6 +201,15 @@ def test_a_disabled_route_is_a_black_hole(cloud: Cloud) -> None:
     assert entry is not None
     entry.details["enabled"] = "no"
     assert {route.state for route in fabric.routes(place, [NET1])} == {"blackhole"}
+
+
+@pytest.mark.parametrize("body", ["<html>log in to the Internet", "{}", "[]"])
+def test_an_answer_that_is_not_the_apis(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    fabric = cloud.open()
+    place = fabric.locate([address(1)])
+    monkeypatch.setattr(cloud.front, "api", lambda request: Response.text(body))
+    with pytest.raises(CloudError, match="DescribeRouteTables: what answers isn't the API"):
+        fabric.routes(place, [NETWORK])
 
 
 def test_quota(cloud: Cloud) -> None:

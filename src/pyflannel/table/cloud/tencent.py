@@ -201,6 +201,8 @@ class Tencent:
                 return dict(client.call_json(action, parameters)["Response"])
             except TencentCloudSDKException as error:
                 raise _explained(action, error.code or "", error.message or "") from None
+            except (ValueError, LookupError, TypeError) as error:  # a proxy's page, say
+                raise CloudError(f"{action}: what answers isn't the API ({error}); looking again later") from None
 
         return call
 
