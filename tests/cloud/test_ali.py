@@ -26,6 +26,7 @@ from pyflannel.model.node import CloudPlace
 from pyflannel.table.cloud import ali, ali_api, ali_metadata
 from pyflannel.table.cloud.ali import Ali, open_ali
 from pyflannel.table.cloud.contract import CloudDenied, CloudError, CloudFull, FabricRoute, NotInCloud, RouteTaken
+from pyflannel.table.cloud.direct import DIRECT
 from support import clouds
 from support.clouds import MACHINES, NETWORK, STRANGERS, Daemon, address, strangers, table_of
 
@@ -138,14 +139,14 @@ def test_no_instance_of_alibabas(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_metadata_is_asked_directly_and_again(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    real, silent = ali_metadata._DIRECT.open, [True, True, False, True, False]
+    real, silent = DIRECT.open, [True, True, False, True, False]
 
     def opened(*arguments: Any, **more: Any) -> Any:
         if silent and silent.pop(0):
             raise OSError("timed out")
         return real(*arguments, **more)
 
-    monkeypatch.setattr(ali_metadata._DIRECT, "open", opened)
+    monkeypatch.setattr(DIRECT, "open", opened)
     assert ali_metadata.identity().instance == "i-lab00001"
     assert not silent
 

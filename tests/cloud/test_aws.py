@@ -18,7 +18,7 @@ from pyflannel.lab.cloud.server import Emulator
 from pyflannel.model.errors import ConfigError
 from pyflannel.model.fields import Fields
 from pyflannel.model.node import CloudPlace
-from pyflannel.table.cloud import aws_api
+from pyflannel.table.cloud import aws_api, aws_metadata
 from pyflannel.table.cloud.aws import Aws, open_aws
 from pyflannel.table.cloud.contract import CloudDenied, CloudError, CloudFull, FabricRoute, NotInCloud, RouteTaken
 from support import clouds
@@ -161,6 +161,12 @@ def test_a_metadata_service_that_is_off(cloud: Cloud, monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(NotInCloud, match="is this an EC2 instance"):
         cloud.placed()
+
+
+def test_a_proxy_is_not_asked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    assert aws_metadata.identity().instance == cloud.vpc.machines["n1"].id
 
 
 def test_a_token_that_does_not_reach_us(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

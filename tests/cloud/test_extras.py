@@ -7,9 +7,13 @@ import sys
 
 import pytest
 
+from pyflannel.lab.cloud import ali, tencent
+from pyflannel.lab.cloud.server import Emulator
 from pyflannel.model.errors import ConfigError
 from pyflannel.model.network import NetworkConfig
+from pyflannel.table.cloud import ali_metadata
 from pyflannel.table.cloud.registry import open_fabric
+from pyflannel.table.cloud.tencent import Tencent
 
 SDKS = {
     "aws-vpc": ("botocore", "aws"),
@@ -26,6 +30,20 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     config = NetworkConfig.parse(f'{{"Network": "10.5.0.0/16", "Backend": {{"Type": "{kind}"}}}}')
     with pytest.raises(ConfigError, match=rf"Backend\.Type is \"{kind}\", .*pip install 'pyflannel\[{extra}\]'"):
         open_fabric(config)
+
+
+def test_metadata_is_never_asked_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = [("n1", "127.0.0.11", "::1")]
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    for front, ask in (
+        (ali.build_front(machines), ali_metadata.identity),
+        (tencent.build_front(machines), lambda: Tencent((), None)._metadata("instance-id")),
+    ):
+        with Emulator(front, [("127.0.0.1", 0)], guest="n1") as server, monkeypatch.context() as patch:
+            for name, value in front.environment(server.url, server.url).items():
+                patch.setenv(name, value)
+            assert ask()
 
 
 def test_no_sdk_is_loaded_for_another_backend() -> None:

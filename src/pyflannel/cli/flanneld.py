@@ -34,8 +34,8 @@ def main() -> NoReturn:
 
 
 def _run(options: Options) -> int:
-    from pyflannel.daemon.flanneld import run
     from pyflannel.daemon.logs import set_up
+    from pyflannel.daemon.process import run
     from pyflannel.daemon.tenure import Revoked
 
     set_up(options.log_format, options.v)

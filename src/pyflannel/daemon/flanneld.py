@@ -11,17 +11,15 @@ import contextlib
 import itertools
 import logging
 import random
-import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pyflannel.backend.contract import Factory
 from pyflannel.backend.registry import factory
 from pyflannel.cli.options import Options
-from pyflannel.cli.stores import open_store
-from pyflannel.daemon import control, systemd
+from pyflannel.daemon import systemd
 from pyflannel.daemon.cloud import Cloud
 from pyflannel.daemon.health import Health
 from pyflannel.daemon.peers import Peers
@@ -32,7 +30,6 @@ from pyflannel.model.errors import AddressInUse, ConfigError, ConfigMissing, Lea
 from pyflannel.model.lease import Lease, LeaseAttrs, Snapshot, Subnets
 from pyflannel.model.network import NetworkConfig
 from pyflannel.model.node import Node, Past
-from pyflannel.model.rows import EngineChoice
 from pyflannel.node.choose import Wish
 from pyflannel.node.identity import identity
 from pyflannel.reconcile.reconciler import Reconciler
@@ -51,42 +48,6 @@ CONFIG_RETRY_S = 1.0  # flannel's
 BOOT_PATIENCE_S = 5.0  # with a checkpoint at hand, the store is waited for no longer
 SNAPSHOT_PATIENCE_S = 10.0
 CHECKPOINT_QUIET_S = 1.0
-
-
-async def run(options: Options) -> None:
-    """Run until a signal asks to stop; then everything in the kernel stays. Raises FlannelError or Revoked, in a
-    group."""
-    store = open_store(options)
-    kernel = Kernel()
-    engines = Engines(Path(options.subnet_file).with_suffix(".bpf"), cast(EngineChoice, options.udp_engine))
-    daemon = Flanneld(options, store, kernel, engines)
-    loop = asyncio.get_running_loop()
-    main = asyncio.current_task()
-    assert main is not None
-
-    def stop(number: signal.Signals) -> None:
-        log.info("%s: stopping; devices, routes and rules stay, traffic goes on", number.name)
-        for each in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(each)  # a second one ends us at once
-        systemd.notify("STOPPING=1")
-        main.cancel()
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, stop, each)
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(systemd.signs_of_life())
-            if options.healthz_port > 0:
-                from pyflannel.daemon.http import serve
-
-                ip, port = options.healthz_ip, options.healthz_port
-                group.create_task(serve(ip, port, daemon.health.problems, daemon.status))
-            group.create_task(control.serve(Path(options.subnet_file).with_suffix(".sock"), daemon.status))
-            group.create_task(daemon.run())
-    finally:
-        await store.close()
-        engines.close()
-        kernel.close()
 
 
 @dataclass

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pyflannel.table.cloud.contract import CloudError, NotInCloud
+from pyflannel.table.cloud.direct import DIRECT
 
 ENDPOINT, ENDPOINT_VARIABLE = "http://100.100.100.200", "METADATA_ENDPOINT"  # flannel's variable
 ANSWER_S = 3.0
 TRIES, PAUSE_S = 3, 0.5  # Ours to tune: a service that is silent once makes nobody an outsider; flannel tried for 5 s
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would tell of its own machine
 _TOKEN_LIFE, _TOKEN = "X-aliyun-ecs-metadata-token-ttl-seconds", "X-aliyun-ecs-metadata-token"
 
 
@@ -56,7 +56,7 @@ def _ask(path: str, method: str, headers: dict[str, str]) -> str | None:
     silence: Exception | None = None
     for left in reversed(range(TRIES)):
         try:
-            with _DIRECT.open(request, timeout=ANSWER_S) as answer:
+            with DIRECT.open(request, timeout=ANSWER_S) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             if method == "PUT" or error.code == 404:

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 from pyflannel.model.node import IPAddress
 from pyflannel.table.cloud.contract import CloudError, NotInCloud
+from pyflannel.table.cloud.direct import DIRECT
 
 ENDPOINT, ENDPOINT_VARIABLE = "http://169.254.169.254", "AWS_EC2_METADATA_SERVICE_ENDPOINT"  # the SDK's own
 TOKEN_LIFE_S = 300
@@ -53,7 +54,7 @@ def identity() -> Identity:
     def get(path: str) -> str:
         request = urllib.request.Request(f"{base}/latest/meta-data/{path}", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+            with DIRECT.open(request, timeout=ANSWER_S) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             if error.code == 404:
@@ -81,7 +82,7 @@ def _token(base: str) -> str | None:
     headers = {_TOKEN_LIFE: str(TOKEN_LIFE_S)}
     request = urllib.request.Request(f"{base}/latest/api/token", method="PUT", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+        with DIRECT.open(request, timeout=ANSWER_S) as answer:
             return str(answer.read().decode())
     except urllib.error.HTTPError:
         return None

@@ -19,6 +19,7 @@ from typing import Any
 from pyflannel.model.fields import Fields
 from pyflannel.model.node import CloudPlace, IPAddress, IPNetwork
 from pyflannel.table.cloud.contract import Check, CloudDenied, CloudError, FabricRoute, NotInCloud
+from pyflannel.table.cloud.direct import DIRECT
 from pyflannel.table.cloud.gce_api import Api
 from pyflannel.table.cloud.gce_errors import POLICY, Gone
 from pyflannel.table.cloud.registry import missing
@@ -42,8 +43,6 @@ MACHINE_FIELDS = (
 )
 # Ours to tune, in seconds: how long machines' addresses are believed, and how soon a new machine is looked for again.
 METADATA_S, KNOWN_S, UNKNOWN_S = 3.0, 300.0, 30.0
-
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never by a proxy: it would be its metadata
 
 
 def open_gce(fields: Fields) -> Gce:
@@ -186,7 +185,7 @@ class Gce:
         url = self._metadata_url + path
         request = urllib.request.Request(url, headers={FLAVOR: "Google"})
         try:
-            with _DIRECT.open(request, timeout=METADATA_S) as answer:
+            with DIRECT.open(request, timeout=METADATA_S) as answer:
                 if answer.headers.get(FLAVOR) == "Google":
                     return str(answer.read().decode())
                 reason = "another cloud's answers"

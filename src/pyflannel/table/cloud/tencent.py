@@ -21,6 +21,7 @@ from pyflannel.table.cloud.contract import (
     NotInCloud,
     RouteTaken,
 )
+from pyflannel.table.cloud.direct import DIRECT
 from pyflannel.table.cloud.options import access_keys, route_tables
 from pyflannel.table.cloud.registry import missing
 from pyflannel.table.cloud.survey import within
@@ -149,7 +150,7 @@ class Tencent:
     def _metadata(self, path: str) -> str:
         url = f"{self._metadata_url}/latest/meta-data/{path}"
         try:
-            with urllib.request.urlopen(url, timeout=METADATA_S) as answer:
+            with DIRECT.open(url, timeout=METADATA_S) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             raise CloudError(f"the metadata service answers {error.code} for {path}: {url}") from None
