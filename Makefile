@@ -21,7 +21,7 @@ ifdef CARGO
 else
 	@echo "cargo isn't installed: the packet engine's own tests are LEFT OUT (https://rustup.rs)"
 endif
-	$(SUDO) $(BIN)/pytest
+	$(SUDO) $(BIN)/pytest -n 3 --dist loadfile
 
 # What no package has ready: Kubernetes (4 min) and helm (2 min), built once and kept in root's cache.
 kube: .venv/.ready

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("pyflannel", deadline=None)  # no test fails by the time that it takes
+settings.load_profile("pyflannel")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,7 @@ import random
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflannel.model.errors import OutOfSubnets
@@ -53,7 +53,6 @@ def free6(config: NetworkConfig, taken: list[Subnets]) -> list[IPv6Network]:
     return [net for net in nets if not any(net.overlaps(other) for other in used)]
 
 
-@settings(deadline=None)
 @given(configs, takens, st.integers())
 def test_one_of_the_first_hundred_free_ones(config: NetworkConfig, taken: list[Subnets], seed: int) -> None:
     left4 = free4(config, taken)[:CANDIDATES]
@@ -85,7 +84,6 @@ attrs = st.builds(lambda host: LeaseAttrs(IPv4Address(f"192.168.7.{host}")), st.
 leases = st.lists(st.builds(Lease, everything, attrs, st.none() | st.just(1000.0)), max_size=12)
 
 
-@settings(deadline=None)
 @given(configs, leases, st.lists(everything, max_size=3), attrs, st.none() | everything, st.integers())
 def test_a_choice_takes_nobody_elses(
     config: NetworkConfig, leases: list[Lease], unreadable: list[Subnets], me: LeaseAttrs, previous: Subnets | None,

@@ -116,4 +116,4 @@ class Cloud(RuleBasedStateMachine):
 
 
 TestCloud = Cloud.TestCase
-TestCloud.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestCloud.settings = settings(max_examples=60, stateful_step_count=25)

@@ -155,14 +155,14 @@ def anonymous(data: bytes) -> bytes:
     return bytes(packet)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(packets=runs())
 def test_what_comes_in_goes_out_in_order_per_flow(wire: Wire, packets: list[bytes]) -> None:
     found = wire.through(packets)
     assert by_flow([anonymous(data) for data in found]) == by_flow([one_hop_on(data) for data in packets])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(packets=runs())
 def test_what_a_pod_sends_is_on_the_wire(wire: Wire, packets: list[bytes]) -> None:
     """Byte for byte, in order: the engine changes nothing of a packet that needs no finishing."""

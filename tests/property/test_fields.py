@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflannel.model.errors import ConfigError
@@ -52,7 +52,6 @@ def failure(read: Callable[[T], object], given: T) -> ConfigError | None:
     return None
 
 
-@settings(deadline=None)
 @given(values)
 def test_any_value_for_any_field(value: Any) -> None:
     text = json.dumps({"X": value})
@@ -66,7 +65,6 @@ def test_any_value_for_any_field(value: Any) -> None:
         assert error is None or str(error).startswith("here: x is ")
 
 
-@settings(deadline=None)
 @given(st.text() | values.map(json.dumps))
 def test_any_text(text: str) -> None:
     parsers: list[Callable[[str], object]] = [
@@ -88,7 +86,6 @@ def test_text_nested_deeper_than_any_stack(brackets: str, depth: int) -> None:
         decode_value(text, "key")
 
 
-@settings(deadline=None)
 @given(values)
 def test_backend_data_comes_through(value: Any) -> None:
     """What is read is written again as JSON that means the same (half a surrogate pair has no meaning)."""
@@ -103,7 +100,6 @@ def test_backend_data_comes_through(value: Any) -> None:
         assert json.loads(attrs.backend_data) == json.loads(json.dumps(value).replace("\\ud800", "\\ufffd"))
 
 
-@settings(deadline=None)
 @given(st.from_regex(r"[0-9a-fx.&:/-]{0,40}") | st.text())
 def test_any_key(text: str) -> None:
     found = decode_key(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflannel.model.lease import Added, Lease, LeaseAttrs, LeaseEvent, Removed, Snapshot, Subnets
@@ -30,7 +30,6 @@ snapshots = st.lists(leases, unique_by=lambda lease: lease.subnets).map(lambda f
 events: st.SearchStrategy[LeaseEvent] = st.one_of(snapshots, leases.map(Added), subnets.map(Removed))
 
 
-@settings(deadline=None)
 @given(subnets, st.lists(events, max_size=20))
 def test_what_is_told_adds_up_to_what_is(own: Subnets, story: list[LeaseEvent]) -> None:
     ledger = Ledger(own)
@@ -62,7 +61,6 @@ def test_what_is_told_adds_up_to_what_is(own: Subnets, story: list[LeaseEvent]) 
     assert ledger.complete == any(isinstance(event, Snapshot) for event in story)
 
 
-@settings(deadline=None)
 @given(subnets, snapshots, snapshots)
 def test_the_second_of_two_equal_snapshots_is_silence(own: Subnets, one: Snapshot, two: Snapshot) -> None:
     ledger = Ledger(own)
@@ -71,7 +69,6 @@ def test_the_second_of_two_equal_snapshots_is_silence(own: Subnets, one: Snapsho
     assert not ledger.apply(two)
 
 
-@settings(deadline=None)
 @given(subnets, st.lists(events, max_size=10), snapshots)
 def test_a_snapshot_forgets_the_past(own: Subnets, story: list[LeaseEvent], snapshot: Snapshot) -> None:
     used, fresh = Ledger(own), Ledger(own)

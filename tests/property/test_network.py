@@ -6,7 +6,7 @@ import json
 from ipaddress import IPv4Network, IPv6Network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflannel.model.errors import ConfigError
@@ -26,7 +26,6 @@ def refused(text: str) -> ConfigError:
     return caught.value
 
 
-@settings(deadline=None)
 @given(networks4, st.integers(0, 40))
 def test_ipv4_defaults(network: IPv4Network, length: int) -> None:
     text = json.dumps({"Network": str(network), "SubnetLen": length})
@@ -45,7 +44,6 @@ def test_ipv4_defaults(network: IPv4Network, length: int) -> None:
     assert config.subnet_max == network.broadcast_address - step + 1
 
 
-@settings(deadline=None)
 @given(networks6, st.integers(0, 130))
 def test_ipv6_defaults(network: IPv6Network, length: int) -> None:
     text = json.dumps({"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": str(network), "IPv6SubnetLen": length})
@@ -64,7 +62,6 @@ def test_ipv6_defaults(network: IPv6Network, length: int) -> None:
     assert config.ipv6_subnet_max == network.broadcast_address - step + 1
 
 
-@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300), st.sampled_from([1, 128, 256]))
 def test_a_range_given_by_hand(first: int, last: int, odd: int) -> None:
     """Ends by number of the /24 within 10.5.0.0/16, perhaps off its boundary or outside."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 
 from pyflannel.model.errors import ConfigError
 from pyflannel.model.network import SOURCE, NetworkConfig
@@ -13,16 +14,21 @@ GROUP = "pyflannel.clouds"
 
 def is_cloud(backend_type: str) -> bool:
     """Does a cloud's network carry the packets of this Backend.Type?"""
-    return any(entry.name == backend_type for entry in entry_points(group=GROUP))
+    return backend_type in _found()
 
 
 def open_fabric(config: NetworkConfig) -> Fabric | None:
     """The fabric of the config's Backend.Type; None if that is no cloud's. Raises ConfigError."""
-    entry = next((entry for entry in entry_points(group=GROUP) if entry.name == config.backend_type), None)
+    entry = _found().get(config.backend_type)
     if entry is None:
         return None
     opener: Opener = entry.load()
     return opener(config.backend)
+
+
+@cache
+def _found() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def missing(backend: str, extra: str, module: str) -> ConfigError:
