@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Literal, Protocol, TypeVar
 from pyflannel.model.errors import FlannelError
 from pyflannel.model.fields import Fields
 from pyflannel.model.node import CloudPlace, IPAddress, IPNetwork
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -128,7 +131,8 @@ Opener = Callable[[Fields], Fabric]
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    """What *call* gives, made in a thread that nobody waits for if we are cancelled (an SDK may retry for minutes)."""
+    """What *call* gives, made in a thread that nobody waits for if we are cancelled (an SDK may retry for minutes).
+    Raises FlannelError alone: what an SDK raises beside its own errors must not end the daemon."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -145,8 +149,11 @@ async def in_thread(call: Callable[[], T]) -> T:
         error: BaseException | None = None
         try:
             result = call()
-        except StopIteration as caught:  # no future takes one
-            error = RuntimeError(f"{caught!r}")
+        except FlannelError as caught:
+            error = caught
+        except Exception as caught:
+            log.debug("the cloud's SDK failed", exc_info=True)
+            error = CloudError(f"the cloud's SDK failed: {type(caught).__name__}: {caught}")
         except BaseException as caught:
             error = caught
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits

@@ -314,6 +314,23 @@ async def test_a_cloud_out_of_reach_is_told_and_nothing_is_lost(daemon: Daemon, 
     assert daemon.reconciler.problems() == []
 
 
+async def test_what_an_sdk_raises_is_told_and_ends_nothing(daemon: Daemon, vpc: Vpc) -> None:
+    real = daemon.fabric.routes
+
+    def routes(*arguments: Any) -> Any:
+        raise KeyError("RouteSet")
+
+    daemon.fabric.routes = routes  # type: ignore[method-assign]
+    daemon.peers()
+    await daemon.look()
+    assert "the cloud's SDK failed: KeyError: 'RouteSet'" in daemon.reconciler.problems()[0]
+    daemon.fabric.routes = real  # type: ignore[method-assign]
+    for _ in range(2):
+        await daemon.look()
+    assert daemon.reconciler.problems() == []
+    assert there(vpc) == {"10.5.1.0/24": "n1"}
+
+
 async def test_memory_that_is_spoilt_or_cannot_be_written_keeps_routes(
     vpc: Vpc, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
