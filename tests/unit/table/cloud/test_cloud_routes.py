@@ -320,7 +320,7 @@ async def test_what_an_sdk_raises_is_told_and_ends_nothing(daemon: Daemon, vpc: 
     def routes(*arguments: Any) -> Any:
         raise KeyError("RouteSet")
 
-    daemon.fabric.routes = routes  # type: ignore[method-assign]
+    daemon.fabric.routes = routes  # type: ignore[method-assign,assignment]
     daemon.peers()
     await daemon.look()
     assert "the cloud's SDK failed: KeyError: 'RouteSet'" in daemon.reconciler.problems()[0]
